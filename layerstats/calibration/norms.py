@@ -1,0 +1,203 @@
+"""The result of a calibration: activation norms by matrix, and their file.
+
+The file is safetensors: one float64 vector per matrix, keyed by `Matrix.key`, everything else as
+JSON in its metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerstats.errors import CheckpointError, LayerstatsError, MissingError
+
+if TYPE_CHECKING:
+    from layerstats.checkpoint.reader import Checkpoint
+
+__all__ = ["ActivationNorms", "fingerprint"]
+
+_FORMAT = "layerstats-activation-norms"
+_VERSION = 1
+_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationNorms:
+    """What a calibration saw of each weight matrix of the blocks.
+
+    Parameters
+    ----------
+    norms
+        `Matrix.key` -> ||X_j||_2 = sqrt(sum_t X_tj^2) over all tokens t the matrix saw; float64,
+        shape (in_features,), >= 0.
+    tokens
+        `Matrix.key` -> number of tokens the matrix saw (an expert sees only those routed to it).
+    unseen
+        `Matrix.key` -> why a matrix of a block has no norms.
+    info
+        How it was done: samples, seq_len, text, dtype, device, attention kernel, walk mode,
+        versions.
+    """
+
+    norms: dict[str, NDArray[np.float64]]
+    tokens: dict[str, int]
+    unseen: dict[str, str]
+    info: dict[str, Any]
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: beside its place, then renamed, so no half file is left.
+
+        Raises
+        ------
+        LayerstatsError
+            The directory is missing or cannot be written.
+        """
+        from safetensors.numpy import save
+
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "tokens": self.tokens,
+            "unseen": self.unseen,
+            "info": self.info,
+        }
+        # One metadata key only: the order of several would change from run to run.
+        metadata = {"layerstats": json.dumps(document, sort_keys=True, allow_nan=False)}
+        arrays = {
+            key: np.ascontiguousarray(self.norms[key], dtype=np.float64)
+            for key in sorted(self.norms)
+        }
+        path = Path(path)
+        content = save(arrays, metadata=metadata)
+        temporary: str | None = None
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(temporary).chmod(0o666 & ~mask)
+            Path(temporary).replace(path)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            msg = f"{path}: cannot be written ({error.strerror})"
+            raise LayerstatsError(msg) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, *, checkpoint: Checkpoint | None = None) -> ActivationNorms:
+        """Read a file that `save` wrote; with a checkpoint, refuse the norms of another one.
+
+        Parameters
+        ----------
+        path
+            The safetensors file.
+        checkpoint
+            The checkpoint they are to be used with: its header hash, a sample of its weights'
+            bytes, its matrices and their widths must be those the norms were made with.
+
+        Raises
+        ------
+        MissingError
+            No such file.
+        CheckpointError
+            Not such a file, a newer version, damaged, or made with another checkpoint.
+        """
+        path = Path(path)
+        document, norms = _read(path)
+        if document.get("version") != _VERSION:
+            version = document.get("version")
+            msg = f"{path}: version {version} of {_FORMAT}, this layerstats reads {_VERSION}"
+            raise CheckpointError(msg)
+        found = cls(norms, document["tokens"], document["unseen"], document["info"])
+        if checkpoint is not None:
+            found._check_belongs(path, checkpoint)
+        return found
+
+    def _check_belongs(self, path: Path, checkpoint: Checkpoint) -> None:
+        other = (
+            f"{path}: the norms were made with another checkpoint ({self.info.get('checkpoint')}) "
+            f"than {checkpoint.path}"
+        )
+        again = "calibrate again with --tokens"
+        if self.info.get("header_hash") != checkpoint.index.header_hash:
+            msg = f"{other}: the file headers differ; {again}"
+            raise CheckpointError(msg)
+        # Two fine-tunes of one model have the same headers: their weights tell them apart.
+        if self.info.get("weights_sample_hash") != fingerprint(checkpoint):
+            msg = f"{other}: the names and shapes agree but the weights differ; {again}"
+            raise CheckpointError(msg)
+        widths = {m.key: m.shape[1] for m in checkpoint.layout.matrices if m.layer is not None}
+        for key in widths:
+            if key not in self.norms and key not in self.unseen:
+                msg = f"{path}: holds nothing for the matrix {key!r}; {again}"
+                raise CheckpointError(msg)
+        for key, norm in self.norms.items():
+            if widths.get(key) != norm.shape[0]:
+                here = norm.shape[0]
+                msg = f"{path}: {key!r} has {here} features, not {widths.get(key)}; {again}"
+                raise CheckpointError(msg)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Return a sha256 over both ends (4 KiB) of each tensor: cheap, and tells fine-tunes apart."""
+    digest = hashlib.sha256()
+    entries = sorted(
+        checkpoint.index.entries.values(), key=lambda entry: (str(entry.file), entry.offset)
+    )
+    opened: Path | None = None
+    stream = None
+    try:
+        for entry in entries:
+            if entry.file != opened:
+                if stream is not None:
+                    stream.close()
+                stream, opened = entry.file.open("rb"), entry.file
+            assert stream is not None
+            digest.update(entry.name.encode())
+            size = min(_SAMPLE_BYTES, entry.nbytes)
+            for start in (entry.offset, entry.offset + entry.nbytes - size):
+                stream.seek(start)
+                digest.update(stream.read(size))
+    finally:
+        if stream is not None:
+            stream.close()
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, NDArray[np.float64]]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        msg = f"{path}: no such file of activation norms; make one with --save-activations"
+        raise MissingError(msg)
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            document = json.loads((stream.metadata() or {}).get("layerstats", "{}"))
+            names = list(stream.keys())
+            norms = {key: stream.get_tensor(key) for key in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"{path}: not a readable safetensors file ({error})"
+        raise CheckpointError(msg) from error
+    kinds = {"tokens": dict, "unseen": dict, "info": dict}
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != _FORMAT
+        or not all(isinstance(document.get(key), kind) for key, kind in kinds.items())
+    ):
+        msg = f"{path}: no activation norms; expected a file from --save-activations"
+        raise CheckpointError(msg)
+    if any(norm.dtype != np.float64 or norm.ndim != 1 for norm in norms.values()):
+        msg = f"{path}: damaged: norms must be float64 vectors"
+        raise CheckpointError(msg)
+    return document, norms
