@@ -1,0 +1,5 @@
+"""Reader and metrics joined to one run: `pipeline.py` streams, `journal.py` makes it resumable, `tables.py` writes up."""
+
+from layerstats.measurement.pipeline import DEFAULT_METRICS, Progress, measure
+
+__all__ = ["DEFAULT_METRICS", "Progress", "measure"]

@@ -1,0 +1,388 @@
+"""The measurement: a checkpoint goes through the metrics layer by layer and comes out as `LayerStats`.
+
+`measure` checks what was asked, calibrates if a metric needs it, streams the layers and hands each one's matrices to
+a pool of workers. All concurrency of the library is here; how rows become tables is in `tables.py`, what makes a run
+resumable in `journal.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from layerstats.checkpoint.layout import Matrix
+from layerstats.checkpoint.lora import Adapter, open_adapter
+from layerstats.checkpoint.reader import Checkpoint, Layer, LayerReader, open_checkpoint
+from layerstats.errors import LayerstatsError, UsageError
+from layerstats.measurement.journal import Journal, open_journal
+from layerstats.metrics import LayerView, MatrixView, Metric, MetricOptions, Values, combine, resolve
+from layerstats.stats import LayerStats
+from layerstats.measurement.tables import LayerResult, MatrixResult, metadata, tabulate
+
+if TYPE_CHECKING:
+    from layerstats.calibration import ActivationNorms
+
+__all__ = ["DEFAULT_METRICS", "Progress", "measure"]
+
+#: What is measured when nobody says otherwise, on weights alone.
+DEFAULT_METRICS = ("frobenius_norm", "mean_abs", "stable_rank", "alpha_hill")
+
+#: Called with the name of the phase, work done and work in all (in arbitrary units).
+Progress = Callable[[str, float, float], None]
+
+#: Rows of an embedding that are in memory at a time.
+_EMBEDDING_ROWS = 4096
+_NORMS = ("frobenius_norm", "mean_abs")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done to every layer."""
+
+    checkpoint: Checkpoint
+    metrics: tuple[Metric, ...]
+    options: MetricOptions
+    adapter: Adapter | None
+    activation_norms: Mapping[str, NDArray[np.float64]]
+    device: torch.device
+
+    @property
+    def block_metrics(self) -> tuple[Metric, ...]:
+        return tuple(found for found in self.metrics if found.grain == "block")
+
+
+def measure(
+    path: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    tokens: str | os.PathLike[str] | None = None,
+    activations: str | os.PathLike[str] | None = None,
+    save_activations: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    m: Sequence[float] = (7.0,),
+    lower_bound: str = "reference",
+    samples: int = 128,
+    seq_len: int = 2048,
+    sample_seed: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> LayerStats:
+    """Measure statistics of every layer of a checkpoint.
+
+    Parameters
+    ----------
+    path
+        A checkpoint: directory, `.safetensors`, `*.index.json` or `.gguf` file.
+    metrics
+        Names from `layerstats.metrics.available()`. `lod` needs `tokens` or `activations`, `lora_norm` an `adapter`.
+    tokens
+        Calibration text (a UTF-8 file), cut into windows of `seq_len` tokens, of which `samples` are used.
+    activations, save_activations
+        Activation norms of an earlier run to use instead of a calibration; where to keep those of this run.
+    adapter
+        A PEFT adapter directory.
+    out
+        Directory for layers.csv, matrices.csv and meta.json. Without it the result is only returned.
+    m
+        Thresholds M of LOD.
+    lower_bound
+        "reference" or "intended", see `layerstats.numerics.powerlaw.fit_peak`.
+    samples, seq_len, sample_seed, dtype, device
+        As `layerstats.calibration.calibrate`; `device` is also where the statistics are computed.
+    workers
+        Matrices measured at the same time, each with one BLAS thread; the number of processors by default. At most
+        two layers are in memory whatever the number.
+    resume, overwrite
+        Go on with an unfinished measurement in `out`, or replace what is there.
+    progress
+        Called as work is done.
+
+    Returns
+    -------
+    LayerStats
+        A matrix that cannot be measured has NaN and its reason in the column `status`.
+
+    Raises
+    ------
+    LayerstatsError
+        Whatever cannot work: nothing is left half-written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"h.0.fc.weight": torch.ones(3, 4)}, f"{folder}/model.safetensors")
+    ...     stats = measure(folder, metrics=["frobenius_norm"])
+    >>> round(stats.layer_column("frobenius_norm")[0], 6)
+    3.464102
+    """
+    started = time.monotonic()
+    checkpoint = open_checkpoint(path)
+    chosen = tuple(resolve(metrics))
+    options = MetricOptions(tuple(float(value) for value in m), lower_bound)
+    _check_needs(chosen, tokens, activations, adapter)
+    workers = _check_workers(workers)
+    where = _check_device(device)
+    peft = open_adapter(adapter) if adapter is not None else None
+    if peft is not None:
+        _check_adapter(peft, checkpoint)
+    calibration = {
+        "samples": samples, "seq_len": seq_len, "sample_seed": sample_seed, "dtype": dtype, "device": device,
+        "tokens": _identity(tokens), "activations": _identity(activations),
+    }  # fmt: skip
+    asked = {
+        "metrics": [found.name for found in chosen],
+        "m": list(options.m),
+        "lower_bound": options.lower_bound,
+        "adapter": _identity(peft.file) if peft else None,
+        "calibration": calibration if any(found.needs == "activations" for found in chosen) else None,
+    }
+    journal = open_journal(out, {"checkpoint": checkpoint.index.header_hash, **asked}, resume, overwrite)
+    with journal:
+        seen = _activation_norms(chosen, checkpoint, journal, tokens, activations, calibration, progress)
+        if seen is not None and save_activations is not None:
+            seen.save(save_activations)
+        plan = _Plan(checkpoint, chosen, options, peft, seen.norms if seen else {}, where)
+        results = _run(plan, journal, workers, progress)
+        matrices, layers = tabulate(checkpoint.layout, results, chosen, options)
+        meta = metadata(checkpoint, asked, seen, peft, matrices, time.monotonic() - started)
+        stats = LayerStats(matrices, layers, meta)
+        journal.finish(stats)
+    return stats
+
+
+def _check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
+    names = {need: found.name for found in metrics if (need := found.needs)}
+    if "activations" in names and tokens is None and activations is None:
+        msg = f"{names['activations']} needs calibration text or norms: add --tokens FILE or --activations FILE"
+        raise UsageError(msg)
+    if tokens is not None and activations is not None:
+        msg = "tokens and activations are both given; activation norms come from one of them"
+        raise UsageError(msg)
+    if "adapter" in names and adapter is None:
+        raise UsageError(f"{names['adapter']} needs a LoRA adapter: add --adapter DIR")
+
+
+def _check_workers(workers: int | None) -> int:
+    if workers is None:
+        return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1")
+    return workers
+
+
+def _check_device(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} is not available: this torch sees no CUDA GPU; use --device cpu")
+    if where.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r} cannot be used; give cpu, cuda or cuda:N")
+    return where
+
+
+def _check_adapter(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    names = [matrix.name for matrix in checkpoint.layout.matrices]
+    if adapter.pairs and len(adapter.unmatched(names)) == len(adapter.pairs):
+        first = next(iter(adapter.pairs))
+        msg = f"{adapter.path}: none of its {len(adapter.pairs)} updates fits {checkpoint.path}, such as {first}"
+        raise UsageError(msg)
+
+
+def _identity(file: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    """Name an input file so that a resumed run can tell whether it is the same."""
+    if file is None:
+        return None
+    try:
+        state = Path(file).stat()
+    except OSError:
+        return {"path": str(file)}  # the reader of that file reports what is wrong with it
+    return {"path": str(file), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def _activation_norms(
+    metrics: Sequence[Metric],
+    checkpoint: Checkpoint,
+    journal: Journal,
+    tokens: Any,
+    activations: Any,
+    calibration: Mapping[str, Any],
+    progress: Progress | None,
+) -> ActivationNorms | None:
+    if not any(found.needs == "activations" for found in metrics):
+        return None
+    # Imported here: calibration brings transformers with it, which metrics of the weights alone do not need.
+    from layerstats.calibration import ActivationNorms, calibrate
+
+    if activations is not None:
+        return ActivationNorms.load(activations, checkpoint=checkpoint)
+    # A calibration that had finished before the run was killed is not done again.
+    if journal.activations_file is not None and journal.activations_file.exists():
+        return ActivationNorms.load(journal.activations_file, checkpoint=checkpoint)
+    keep = ("samples", "seq_len", "sample_seed", "dtype", "device")
+    seen = calibrate(
+        checkpoint, tokens, **{key: calibration[key] for key in keep},
+        progress=(lambda done, total: progress("calibrate", done, total)) if progress else None,
+    )  # fmt: skip
+    if journal.activations_file is not None:
+        seen.save(journal.activations_file)
+    return seen
+
+
+def _run(
+    plan: _Plan, journal: Journal, workers: int, progress: Progress | None
+) -> dict[int | None, LayerResult]:
+    """Measure what the journal does not hold yet: the matrices outside the blocks (None), then every layer."""
+    matrices = plan.checkpoint.layout.matrices
+    cost: dict[int | None, float] = {}
+    for matrix in matrices:
+        cost[matrix.layer] = cost.get(matrix.layer, 0.0) + _cost(matrix, plan.metrics)
+    total = sum(cost.values())
+    done: dict[int | None, LayerResult] = dict(journal.results)
+    spent = sum(cost.get(layer, 0.0) for layer in done)
+
+    def report(layer: int | None, result: LayerResult) -> None:
+        nonlocal spent
+        journal.write(layer, result)
+        done[layer] = result
+        spent += cost.get(layer, 0.0)
+        if progress is not None:
+            progress("measure", spent, total)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1), ThreadPoolExecutor(workers, "layerstats") as pool:
+            for layer, result in _pipeline(plan, pool, done):
+                report(layer, result)
+    finally:
+        torch.set_num_threads(threads)
+    return done
+
+
+def _cost(matrix: Matrix, metrics: Sequence[Metric]) -> float:
+    """Estimate the work of a matrix: an eigendecomposition costs m n min(m, n), everything else a pass or two."""
+    rows, cols = matrix.shape
+    spectral = any(found.name.startswith(("alpha", "spectral", "stable")) for found in metrics)
+    inside = matrix.layer is not None
+    return float(rows * cols * (min(rows, cols) if spectral and inside else 100))
+
+
+def _pipeline(
+    plan: _Plan, pool: ThreadPoolExecutor, done: Mapping[int | None, LayerResult]
+) -> Iterator[tuple[int | None, LayerResult]]:
+    """Yield results in file order; one layer is measured while the next is read, and no third is in memory."""
+    if None not in done:
+        outside = [matrix for matrix in plan.checkpoint.layout.matrices if matrix.layer is None]
+        futures = {matrix.key: pool.submit(_measure_outside, plan, matrix) for matrix in outside}
+        yield None, LayerResult({}, {key: future.result() for key, future in futures.items()})
+    wanted = [layer for layer in range(plan.checkpoint.layout.num_layers) if layer not in done]
+    reader = LayerReader(plan.checkpoint, wanted, prefetch=False)
+    running: deque[_Running] = deque()
+    for number in reader.order:
+        running.append(_Running.start(plan, reader.read(number), pool))
+        if len(running) == 2:
+            first = running.popleft()
+            yield first.layer, first.wait()
+            del first
+    while running:
+        last = running.popleft()
+        yield last.layer, last.wait()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A layer whose matrices are being measured."""
+
+    layer: int
+    by_matrix: dict[str, Future[MatrixResult]]
+    by_block: Future[tuple[MatrixResult, dict[str, Values]]] | None
+
+    @classmethod
+    def start(cls, plan: _Plan, layer: Layer, pool: ThreadPoolExecutor) -> _Running:
+        # The largest first, so that no worker starts a long one when the others have nothing left to do. A task holds
+        # its matrix and not the layer, so that a matrix leaves memory as soon as nothing more is asked of it.
+        block = pool.submit(_measure_block, plan, layer) if plan.block_metrics else None
+        largest_first = sorted(layer.weights, key=lambda path: -layer.weights[path].numel())
+        futures = {
+            layer.matrices[path].key: pool.submit(
+                _measure_matrix, plan, layer.matrices[path], layer.weights[path]
+            )
+            for path in largest_first
+        }
+        return cls(layer.index, futures, block)
+
+    def wait(self) -> LayerResult:
+        block, extra = self.by_block.result() if self.by_block else (MatrixResult({}), {})
+        rows = {key: future.result() for key, future in self.by_matrix.items()}
+        for key, values in extra.items():
+            rows[key] = MatrixResult(rows[key].values | values, rows[key].problems)
+        return LayerResult(block.values, rows, block.problems)
+
+
+def _measure_matrix(plan: _Plan, matrix: Matrix, weight: torch.Tensor) -> MatrixResult:
+    view = MatrixView(matrix, weight.to(plan.device), plan.options, plan.adapter)
+    return _apply([found for found in plan.metrics if found.grain == "matrix"], view)
+
+
+def _measure_outside(plan: _Plan, matrix: Matrix) -> MatrixResult:
+    """Measure an embedding, head or other matrix outside the blocks; norms never hold more than some rows of it."""
+    chosen = [found for found in plan.metrics if found.outside]
+    if any(found.name not in _NORMS for found in chosen):
+        weight = plan.checkpoint.read_matrix(matrix).to(plan.device)
+        return _apply(chosen, MatrixView(matrix, weight, plan.options, plan.adapter))
+    rows: list[dict[str, Any]] = []
+    for piece in plan.checkpoint.read_rows(matrix, _EMBEDDING_ROWS):
+        result = _apply(chosen, MatrixView(matrix, piece.to(plan.device), plan.options))
+        if result.problems:
+            return result
+        rows.append({"parameters": piece.numel(), **result.values})
+    return MatrixResult(combine(rows, [found.name for found in chosen]))
+
+
+def _apply(metrics: Sequence[Metric], view: MatrixView) -> MatrixResult:
+    """Run matrix metrics; what cannot be measured becomes a reason, not an end of the run."""
+    values: Values = {}
+    problems: list[str] = []
+    for found in metrics:
+        try:
+            values |= found.function(view)
+        except LayerstatsError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+    return MatrixResult(values, tuple(problems))
+
+
+def _measure_block(plan: _Plan, layer: Layer) -> tuple[MatrixResult, dict[str, Values]]:
+    values: Values = {}
+    problems: list[str] = []
+    by_key: dict[str, Values] = {}
+    for found in plan.block_metrics:
+        view = LayerView(layer, plan.options, plan.activation_norms)
+        try:
+            block, rows = found.function(view)
+        except LayerstatsError as error:
+            problems.append(f"{found.name}: {error}")
+            continue
+        values |= block
+        by_key |= {layer.matrices[path].key: row for path, row in rows.items()}
+    return MatrixResult(values, tuple(problems)), by_key

@@ -1,0 +1,61 @@
+"""Every family goes through inspect, measure with LOD and schedule, and its LOD equals the full-model oracle's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from layerstats import LayerStats, open_checkpoint
+from layerstats.cli import run
+from tests.families import MAIN_FAMILIES, make_family
+from tests.oracles import outliers as outlier_oracle
+from tests.oracles.calibration import full_model_sums
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 8
+WINDOWS, SEQ_LEN = 6, 24
+
+
+@pytest.mark.parametrize("family", MAIN_FAMILIES)
+def test_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_family(family, tmp_path / family)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    assert run(["inspect", str(folder), "--json"]) == 0
+    page = json.loads(capsys.readouterr().out)
+    assert page["num_layers"] == 4
+    out = tmp_path / "stats"
+    arguments = ["--tokens", str(text), "--samples", str(WINDOWS), "--seq-len", str(SEQ_LEN), "--m", "2,7"]
+    assert run(["measure", str(folder), "--metrics", "lod,frobenius_norm,alpha_mid", *arguments, "--out", str(out)]) == 0
+    stats = LayerStats.load(out)
+    assert stats.meta["unseen"] == {}
+    assert run(["schedule", str(out), "--rule", "owlore", "--metric", "lod_m2", "--expected-active", "2"]) == 0
+    capsys.readouterr()
+
+    checkpoint = open_checkpoint(folder)
+    sums, tokens, kernel = full_model_sums(folder, windows(folder))
+    assert stats.meta["calibration"]["attention"] == kernel
+    for layer in range(4):
+        matrices = checkpoint.layout.of_layer(layer)
+        assert {matrix.key for matrix in matrices} == {
+            key for key in sums if re.search(rf"(layers|h)\.{layer}\.", key)
+        }
+        scores = [
+            outlier_oracle.scores(checkpoint.read_matrix(matrix), np.sqrt(sums[matrix.key])) for matrix in matrices
+        ]
+        for m in (2, 7):
+            expected = outlier_oracle.lod_pct(scores, m)
+            assert stats.layer_column(f"lod_m{m}")[layer] == pytest.approx(expected, rel=1e-4, abs=1e-12)
+    if page["matrices"][-1]["expert"] is not None:
+        assert sum(tokens.values()) > 0
+
+
+def windows(folder: Path) -> torch.Tensor:
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids[: WINDOWS * SEQ_LEN]).view(WINDOWS, SEQ_LEN)
