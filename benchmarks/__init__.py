@@ -1,1 +1,1 @@
-"""Speed and memory beside the field's other programs: `make bench`, or `python -m benchmarks NAME`."""
+"""Speed and memory beside the field's programs: `make bench`, or `python -m benchmarks NAME`."""

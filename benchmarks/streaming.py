@@ -1,6 +1,7 @@
-"""Memory of a measurement: norms of a synthetic 2.5 GB bf16 checkpoint of 30 layers in three shards.
+"""Memory of a measurement: norms of a synthetic 2.5 GB bf16 checkpoint, 30 layers, 3 shards.
 
-Prints the peak of anonymous memory and of file-backed pages over the start, in layers. `python -m benchmarks streaming`
+Prints the peak of anonymous memory and of file-backed pages over the start, in layers. `python -m
+benchmarks streaming`
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ LIMIT = 2.5
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))
-        # A process of its own: memory that making the files has freed would hide what measuring takes.
+        # A process of its own: memory that making the files has freed would hide what measuring
+        # takes.
         subprocess.run([sys.executable, "-m", "benchmarks.streaming", folder], check=True)
 
 
@@ -34,7 +36,8 @@ def watch_measurement(folder: str) -> None:
     checkpoint = open_checkpoint(folder)
     size = sum(entry.nbytes for entry in checkpoint.index.entries.values())
     layer = checkpoint.largest_layer_bytes
-    # Libraries come into memory with a model of one small matrix, so that the start holds no weights.
+    # Libraries come into memory with a model of one small matrix, so that the start holds no
+    # weights.
     with tempfile.TemporaryDirectory() as small:
         save_file({"h.0.fc.weight": torch.ones(8, 8)}, Path(small) / "model.safetensors")
         measure(small, metrics=["frobenius_norm"])
@@ -43,7 +46,10 @@ def watch_measurement(folder: str) -> None:
     assert stats.num_layers == LAYERS
     anonymous = (watch.peak["RssAnon"] + watch.peak["RssShmem"]) / layer
     mapped = watch.peak["RssFile"] / layer
-    print(f"checkpoint {size / 1e9:.2f} GB, {LAYERS} layers of {layer / 1e6:.1f} MB, {watch.seconds:.1f} s")
+    print(
+        f"checkpoint {size / 1e9:.2f} GB, {LAYERS} layers of {layer / 1e6:.1f} MB, "
+        f"{watch.seconds:.1f} s"
+    )
     print(f"peak anonymous memory over the start: {anonymous:.2f} layers (limit {LIMIT})")
     print(f"peak file-backed pages over the start: {mapped:.2f} layers")
     assert anonymous <= LIMIT, "more memory than promised"
@@ -54,11 +60,17 @@ def make_checkpoint(folder: Path) -> None:
     """Write random layers; every shard holds whole and halved ones."""
     draw = torch.Generator().manual_seed(0)
     shapes = {f"self_attn.{part}_proj": (WIDTH, WIDTH) for part in "qkvo"}
-    shapes |= {"mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH), "mlp.down_proj": (WIDTH, INNER)}
+    shapes |= {
+        "mlp.gate_proj": (INNER, WIDTH),
+        "mlp.up_proj": (INNER, WIDTH),
+        "mlp.down_proj": (WIDTH, INNER),
+    }
     names = [f"model.layers.{layer}.{name}.weight" for layer in range(LAYERS) for name in shapes]
     weight_map = {}
     for shard in range(SHARDS):
-        part = names[shard * len(names) // SHARDS + shard : (shard + 1) * len(names) // SHARDS + shard + 1]
+        part = names[
+            shard * len(names) // SHARDS + shard : (shard + 1) * len(names) // SHARDS + shard + 1
+        ]
         file = f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
         tensors = {}
         for name in part:
@@ -95,7 +107,9 @@ class Watch:
 def _resident() -> dict[str, int]:
     """Bytes of anonymous memory and of file-backed pages of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    pairs = (line.split(":") for line in lines if line.startswith(("RssAnon", "RssShmem", "RssFile")))
+    pairs = (
+        line.split(":") for line in lines if line.startswith(("RssAnon", "RssShmem", "RssFile"))
+    )
     return {name: int(text.split()[0]) * 1024 for name, text in pairs}
 
 

@@ -1,7 +1,8 @@
 """The error family: every mistake a user can make is one of these, and each knows its exit code.
 
-A message is one line and says what was given, what is allowed and what to do. The command line prints it
-without a stack trace and leaves with `exit_code`; a Python user catches `LayerstatsError`.
+A message is one line and says what was given, what is allowed and what to do. The command line
+prints it without a stack trace and leaves with `exit_code`; a Python user catches
+`LayerstatsError`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class MissingError(LayerstatsError):
 
 
 class CheckpointError(LayerstatsError):
-    """A checkpoint, statistics directory or schedule that is corrupt or unreadable (exit code 4)."""
+    """A checkpoint, statistics directory or schedule that is corrupt (exit code 4)."""
 
     exit_code = 4
 
@@ -57,7 +58,7 @@ class IncompleteError(LayerstatsError):
 
 
 def choices(what: str, given: str, allowed: Iterable[str]) -> str:
-    """Return the one-line message for a name that is not in a list, with the nearest name if there is one.
+    """Return the message for a name that is not in a list, with the nearest name that is.
 
     Examples
     --------

@@ -1,8 +1,9 @@
-"""The metrics: each a small function of one matrix or one block, registered under the name users type.
+"""The metrics: each a small function of a matrix or a block, under the name users type.
 
-A matrix metric takes a `MatrixView` and returns columns of matrices.csv; how a block's value follows from its
-matrices is said beside each column (`COMBINE`). A block metric (LOD) takes the `LayerView`. One eigendecomposition
-per matrix serves every metric that asks for it. To add a metric, write one function under `@metric`.
+A matrix metric takes a `MatrixView` and returns columns of matrices.csv; how a block's value
+follows from its matrices is said beside each column (`COMBINE`). A block metric (LOD) takes the
+`LayerView`. One eigendecomposition per matrix serves every metric that asks for it. To add a
+metric, write one function under `@metric`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class MetricOptions:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """One weight matrix as the metrics see it; the spectrum is computed once, when first asked for."""
+    """One weight matrix as the metrics see it; its spectrum is computed once, when asked for."""
 
     matrix: Matrix
     weight: torch.Tensor
@@ -98,8 +99,8 @@ class Metric:
     function
         Takes a `MatrixView` (grain "matrix") or a `LayerView` (grain "block").
     grain
-        To what the number belongs. Alpha belongs to a matrix and is averaged over a block; LOD joins all
-        matrices of a block and cannot be averaged.
+        To what the number belongs. Alpha belongs to a matrix and is averaged over a block; LOD
+        joins all matrices of a block and cannot be averaged.
     outside
         Whether it is also measured on embedding and head.
     needs
@@ -156,7 +157,8 @@ def resolve(names: Sequence[str]) -> list[Metric]:
     ['frobenius_norm', 'lora_norm']
     """
     if not names:
-        raise UsageError(f"no metric given; available: {', '.join(available())}")
+        msg = f"no metric given; available: {', '.join(available())}"
+        raise UsageError(msg)
     wanted: set[str] = set()
     for name in names:
         if name not in METRICS:
@@ -189,7 +191,10 @@ def _stable_rank(view: MatrixView) -> Values:
     return {"stable_rank": spectrum.stable_rank(view.esd)}
 
 
-@metric("alpha_hill", reference="AlphaPruning, Lu et al. 2024, arXiv 2410.10912; OwLore eq. (3), arXiv 2405.18380")
+@metric(
+    "alpha_hill",
+    reference="AlphaPruning, Lu et al. 2024, arXiv 2410.10912; OwLore eq. (3), arXiv 2405.18380",
+)
 def _alpha_hill(view: MatrixView) -> Values:
     """PL_Alpha_Hill: Hill exponent of the spectrum's tail, its start chosen by fix-finger."""
     fit = powerlaw.fit_peak(view.esd, lower_bound=view.options.lower_bound)
@@ -208,7 +213,11 @@ def _alpha_hill(view: MatrixView) -> Values:
 def _alpha_mid(view: MatrixView) -> Values:
     """Hill exponent of the upper half of the spectrum."""
     fit = powerlaw.fit_mid(view.esd)
-    return {"alpha_mid": fit.alpha, "alpha_mid_xmin": fit.xmin, "alpha_mid_ks_distance": fit.ks_distance}
+    return {
+        "alpha_mid": fit.alpha,
+        "alpha_mid_xmin": fit.xmin,
+        "alpha_mid_ks_distance": fit.ks_distance,
+    }
 
 
 @metric("alpha_ks", reference="Clauset et al. 2009, arXiv 0706.1062; weightwatcher's default fit")
@@ -223,7 +232,9 @@ def _alpha_ks(view: MatrixView) -> Values:
     }
 
 
-@metric("alpha_weightwatcher", reference="weightwatcher, Martin et al. 2021, Nature Communications 12")
+@metric(
+    "alpha_weightwatcher", reference="weightwatcher, Martin et al. 2021, Nature Communications 12"
+)
 def _alpha_weightwatcher(view: MatrixView) -> Values:
     """Alpha by the package weightwatcher itself, as a second opinion; slow."""
     return {"alpha_weightwatcher": weightwatcher_alpha.alpha(view.weight)}
@@ -246,11 +257,18 @@ def _lora_norm(view: MatrixView) -> Values:
     }
 
 
-@metric("lod", grain="block", needs="activations", reference="OWL, Yin et al. 2023, arXiv 2310.05175; OwLore eq. (2)")
+@metric(
+    "lod",
+    grain="block",
+    needs="activations",
+    reference="OWL, Yin et al. 2023, arXiv 2310.05175; OwLore eq. (2)",
+)
 def _lod(view: LayerView) -> tuple[Values, dict[str, Values]]:
     """Layerwise Outlier Distribution: percent of |W_ij| ||X_j|| above M times the block's mean."""
     matrices = {
-        path: found for path, found in view.layer.matrices.items() if found.key in view.activation_norms
+        path: found
+        for path, found in view.layer.matrices.items()
+        if found.key in view.activation_norms
     }
     result = outliers.block_outliers(
         [view.layer.weights[path] for path in matrices],
@@ -262,7 +280,7 @@ def _lod(view: LayerView) -> tuple[Values, dict[str, Values]]:
     by_matrix: dict[str, Values] = {}
     for path, own, share in zip(matrices, result.matrix_lod_pct, result.share_frac, strict=True):
         shares = {f"{column}_share": value for column, value in zip(columns, share, strict=True)}
-        by_matrix[path] = dict(zip(columns, own, strict=True)) | shares
+        by_matrix[path] = {**dict(zip(columns, own, strict=True)), **shares}
     return block, by_matrix
 
 
@@ -282,8 +300,9 @@ def _max(values: NDArray[np.float64], _weights: NDArray[np.float64]) -> float:
     return float(np.max(values))
 
 
-#: How a block's value follows from its matrices' values; columns not listed are averaged (matrices that have none
-#: left out). Norms of a block with an unmeasurable matrix stay NaN: a part is not the whole.
+#: How a block's value follows from its matrices' values; columns not listed are averaged (matrices
+#: that have none left out). Norms of a block with an unmeasurable matrix stay NaN: a part is not
+#: the whole.
 COMBINE: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
     "frobenius_norm": _root_sum_squares,
     "lora_norm": _root_sum_squares,
@@ -299,19 +318,21 @@ def combine(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Values
     Parameters
     ----------
     rows
-        One mapping per matrix with `parameters` and the metric columns, NaN (or "" for a flag) where there is none.
+        One mapping per matrix with `parameters` and the metric columns, NaN (or "" for a flag)
+        where there is none.
     columns
         Which columns to form.
 
     Returns
     -------
     dict
-        One value a column; `alpha_flag` becomes the number of flagged matrices, `lora_relative_norm` the ratio
-        of the block's norms.
+        One value a column; `alpha_flag` becomes the number of flagged matrices,
+        `lora_relative_norm` the ratio of the block's norms.
 
     Examples
     --------
-    >>> combine([{"parameters": 4, "frobenius_norm": 3.0}, {"parameters": 4, "frobenius_norm": 4.0}], ["frobenius_norm"])
+    >>> rows = [{"parameters": 4, "frobenius_norm": norm} for norm in (3.0, 4.0)]
+    >>> combine(rows, ["frobenius_norm"])
     {'frobenius_norm': 5.0}
     """
     weights = np.array([row["parameters"] for row in rows], dtype=float)

@@ -1,8 +1,8 @@
 """What a measurement is: two tables and a page of metadata, in memory and on disk.
 
-`LayerStats` holds `.layers` (one row a block, and one each for embedding and head), `.matrices` (one row a weight
-matrix, experts too) and `.meta`. The names of all columns and their units are fixed here; everything that names a
-column asks this module.
+`LayerStats` holds `.layers` (one row a block, and one each for embedding and head), `.matrices`
+(one row a weight matrix, experts too) and `.meta`. The names of all columns and their units are
+fixed here; everything that names a column asks this module.
 """
 
 from __future__ import annotations
@@ -38,7 +38,17 @@ VERSION = 1
 
 #: What identifies a row, before the metrics.
 LAYER_COLUMNS = ("layer", "name", "kind", "num_matrices", "parameters")
-MATRIX_COLUMNS = ("layer", "name", "module", "expert", "kind", "rows", "cols", "dtype", "parameters")
+MATRIX_COLUMNS = (
+    "layer",
+    "name",
+    "module",
+    "expert",
+    "kind",
+    "rows",
+    "cols",
+    "dtype",
+    "parameters",
+)
 
 #: Unit of each metric column; `lod_m*` and its share have theirs in `column_unit`.
 UNITS = {
@@ -64,8 +74,18 @@ UNITS = {
 }
 #: Columns of whole numbers.
 WHOLE_COLUMNS = frozenset(
-    ("layer", "expert", "rows", "cols", "parameters", "num_matrices", "tail_k", "alpha_ks_tail_k", "tokens")
-    + ("alpha_flag",)
+    (
+        "layer",
+        "expert",
+        "rows",
+        "cols",
+        "parameters",
+        "num_matrices",
+        "tail_k",
+        "alpha_ks_tail_k",
+        "tokens",
+        "alpha_flag",
+    )
 )
 _TEXT_COLUMNS = ("name", "module", "kind", "dtype", "status", "alpha_flag")
 
@@ -84,7 +104,9 @@ def lod_column(m: float) -> str:
 def column_unit(column: str) -> str:
     """Return the unit of a metric column, as `meta.json` states it."""
     if column.startswith("lod_m"):
-        return "fraction of the block's outliers, 0 to 1" if column.endswith("_share") else "percent"
+        return (
+            "fraction of the block's outliers, 0 to 1" if column.endswith("_share") else "percent"
+        )
     return UNITS.get(column, "")
 
 
@@ -95,10 +117,11 @@ class LayerStats:
     Attributes
     ----------
     matrices
-        One row a weight matrix: `layer`, `name`, `module`, `expert`, `kind`, `rows`, `cols`, `dtype`,
-        `parameters`, the metrics, `status` ("ok" or why a value is missing).
+        One row a weight matrix: `layer`, `name`, `module`, `expert`, `kind`, `rows`, `cols`,
+        `dtype`, `parameters`, the metrics, `status` ("ok" or why a value is missing).
     layers
-        One row a block (`kind` "block", `layer` 0 to N-1), and one for embedding and head (`layer` missing).
+        One row a block (`kind` "block", `layer` 0 to N-1), and one for embedding and head (`layer`
+        missing).
     meta
         Checkpoint identity, metric parameters, calibration, versions, units: strict JSON.
 
@@ -126,7 +149,7 @@ class LayerStats:
         return int((self.layers["kind"] == "block").sum())
 
     def columns(self) -> list[str]:
-        """Names that `layer_column` accepts: numeric metrics by block, and `heavy_tail` where alpha_hill is."""
+        """Names that `layer_column` accepts: numeric metrics, `heavy_tail` with alpha_hill."""
         names = [
             str(name)
             for name in self.layers.columns
@@ -140,7 +163,8 @@ class LayerStats:
         Parameters
         ----------
         name
-            A metric column of layers.csv, or `heavy_tail` = -alpha_hill (OwLore reverses alpha the same way).
+            A metric column of layers.csv, or `heavy_tail` = -alpha_hill (OwLore reverses alpha the
+            same way).
 
         Returns
         -------
@@ -159,7 +183,7 @@ class LayerStats:
         return (-values if name == "heavy_tail" else values).rename(name)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write `layers.csv`, `matrices.csv` and `meta.json`, each beside its place and then renamed."""
+        """Write layers.csv, matrices.csv and meta.json, each beside its place and then renamed."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (("matrices.csv", self.matrices), ("layers.csv", self.layers)):
@@ -181,10 +205,13 @@ class LayerStats:
         folder = Path(directory)
         if not (folder / "meta.json").is_file():
             unfinished = (folder / "journal.jsonl").is_file()
-            hint = "the measurement is not finished: run it again with --resume" if unfinished else (
-                "give a directory that `layerstats measure --out` wrote"
+            hint = (
+                "the measurement is not finished: run it again with --resume"
+                if unfinished
+                else ("give a directory that `layerstats measure --out` wrote")
             )
-            raise MissingError(f"{folder}: no meta.json; {hint}")
+            msg = f"{folder}: no meta.json; {hint}"
+            raise MissingError(msg)
         meta = _load_meta(folder / "meta.json")
         return cls(_load_table(folder / "matrices.csv"), _load_table(folder / "layers.csv"), meta)
 
@@ -196,7 +223,9 @@ def _load_meta(file: Path) -> dict[str, Any]:
         msg = f"{file}: not valid JSON ({error}); measure again"
         raise CheckpointError(msg) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
-        found = f"{meta.get('format')} {meta.get('version')}" if isinstance(meta, dict) else "no object"
+        found = (
+            f"{meta.get('format')} {meta.get('version')}" if isinstance(meta, dict) else "no object"
+        )
         msg = f"{file}: expected {FORMAT} {VERSION}, found {found}; measure again with this version"
         raise CheckpointError(msg)
     return meta
@@ -213,9 +242,11 @@ def _load_table(file: Path) -> pd.DataFrame:
         for column in set(table.columns) - words:
             table[column] = _numbers(table[column], whole=is_whole(column, table))
     except FileNotFoundError as error:
-        raise MissingError(f"{file}: missing; measure again") from error
+        msg_0 = f"{file}: missing; measure again"
+        raise MissingError(msg_0) from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file}: not a readable table ({error}); measure again") from error
+        msg_0 = f"{file}: not a readable table ({error}); measure again"
+        raise CheckpointError(msg_0) from error
     return table
 
 
@@ -237,7 +268,7 @@ def whole_numbers(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:
-    """Write JSON that every reader accepts: no NaN, no Infinity (null instead), numpy's numbers as numbers.
+    """Write JSON that every reader accepts: null for NaN and Infinity, numpy's numbers as numbers.
 
     Examples
     --------

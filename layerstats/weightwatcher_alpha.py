@@ -1,6 +1,7 @@
-"""weightwatcher's own alpha of one matrix: an independent second opinion, imported only when asked for.
+"""weightwatcher's own alpha of one matrix: a second opinion, imported only when asked for.
 
-The package prints on import and on every call, warns, and keeps module-wide state, so all of it is kept behind a lock here.
+The package prints on import and on every call, warns, and keeps module-wide state, so all of it is
+kept behind a lock here.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def alpha(weight: torch.Tensor) -> float:
     Parameters
     ----------
     weight
-        Shape (out_features, in_features), floating point. weightwatcher reads it as float32, takes a float64 SVD,
-        drops eigenvalues up to 1e-5 and searches xmin over all others; with fewer than 20 it uses another fit.
+        Shape (out_features, in_features), floating point. weightwatcher reads it as float32, takes
+        a float64 SVD, drops eigenvalues up to 1e-5 and searches xmin over all others; with fewer
+        than 20 it uses another fit.
 
     Returns
     -------
@@ -45,21 +47,26 @@ def alpha(weight: torch.Tensor) -> float:
     ----------
     Martin, Peng, Mahoney (2021), Nature Communications 12, 4122.
     """
-    with _LOCK, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _analyze(weight)
+    with (
+        _LOCK,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        return _analyze(weight)
 
 
 def _analyze(weight: torch.Tensor) -> float:
-    # weightwatcher attaches a handler to the root logger when imported; the caller's logging must stay as it was.
+    # weightwatcher attaches a handler to the root logger when imported; the caller's logging must
+    # stay as it was.
+    warnings.simplefilter("ignore")
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
         try:
             from weightwatcher import WeightWatcher
         except ImportError as error:
-            msg = "the metric alpha_weightwatcher needs the package weightwatcher: pip install weightwatcher"
+            msg = "alpha_weightwatcher needs a package: pip install weightwatcher"
             raise MissingError(msg) from error
         watcher = WeightWatcher(log_level=logging.CRITICAL)
         logging.getLogger("weightwatcher").setLevel(logging.CRITICAL)

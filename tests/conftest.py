@@ -62,7 +62,9 @@ def llama_tensors(
     for layer in range(layers):
         start = f"model.layers.{layer}."
         tensors |= {f"{start}self_attn.{part}_proj.weight": random(width, width) for part in "qkvo"}
-        tensors |= {f"{start}mlp.{part}_proj.weight": random(3 * width, width) for part in ("gate", "up")}
+        tensors |= {
+            f"{start}mlp.{part}_proj.weight": random(3 * width, width) for part in ("gate", "up")
+        }
         tensors[f"{start}mlp.down_proj.weight"] = random(width, 3 * width)
         tensors[f"{start}input_layernorm.weight"] = random(width)
     return tensors

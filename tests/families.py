@@ -137,6 +137,33 @@ _TABLE: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "bert": ("bert", {**_without(_LLAMA, "head_dim", "num_key_value_heads"), "pad_token_id": 0}),
+    "roberta": (
+        "roberta",
+        {**_without(_LLAMA, "head_dim", "num_key_value_heads"), "pad_token_id": 1},
+    ),
+    "distilbert": (
+        "distilbert",
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 64,
+            "n_layers": _BLOCKS,
+            "n_heads": 4,
+            "hidden_dim": 96,
+            "max_position_embeddings": 256,
+        },
+    ),
+    "falcon_h1": (
+        "falcon_h1",
+        {
+            **_LLAMA,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 16,
+            "mamba_d_ssm": 128,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 16,
+        },
+    ),
     "rwkv": (
         "rwkv",
         {**_without(_LLAMA, "head_dim"), "attention_hidden_size": 64, "context_length": 256},

@@ -1,4 +1,5 @@
-"""The house rules that a machine can check: floors, circles, sizes, where prints and heavy imports may stand."""
+"""The house rules that a machine can check: floors, circles, sizes, where prints and "
+"heavy imports may stand."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layerstats"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-#: Room (first part of the module's path) -> floor. An import goes to a lower floor or stays in its room.
+#: Room (first part of the module's path) -> floor. An import goes to a lower floor or stays in its
+#: room.
 FLOORS = {
     "errors": 0,
     "checkpoint": 1,
@@ -53,7 +55,9 @@ def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.walk(node)
     }
-    nodes = tree.body if at_top_only else [node for node in ast.walk(tree) if id(node) not in checked]
+    nodes = (
+        tree.body if at_top_only else [node for node in ast.walk(tree) if id(node) not in checked]
+    )
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -76,14 +80,21 @@ def inside(name: str) -> str | None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_only_go_down(path: Path) -> None:
     me = name_of(path)
-    for target in {inside(name) for name in imports(path)} - {None, "layerstats", "layerstats.__init__"}:
+    for target in {inside(name) for name in imports(path)} - {
+        None,
+        "layerstats",
+        "layerstats.__init__",
+    }:
         assert target is not None
         if room(target) != room(me):
             assert FLOORS[room(target)] < FLOORS[room(me)], f"{me} imports {target}"
 
 
 def test_no_import_circles() -> None:
-    graph = {name_of(path): {inside(n) for n in imports(path)} - {None, name_of(path)} for path in MODULES}
+    graph = {
+        name_of(path): {inside(n) for n in imports(path)} - {None, name_of(path)}
+        for path in MODULES
+    }
 
     def walk(module: str, trail: tuple[str, ...]) -> None:
         assert module not in trail, " -> ".join((*trail, module))
@@ -130,12 +141,17 @@ def test_forbidden_words(path: Path) -> None:
     ("code", "absent"),
     [
         ("import layerstats", {"torch", "matplotlib", "transformers", "weightwatcher", "pandas"}),
-        ("from layerstats.cli import run; run(['inspect', 'nowhere'])", {"torch", "matplotlib", "pandas"}),
+        (
+            "from layerstats.cli import run; run(['inspect', 'nowhere'])",
+            {"torch", "matplotlib", "pandas"},
+        ),
         ("from layerstats.cli import run; run(['--help'])", {"torch", "matplotlib", "pandas"}),
         ("import layerstats.measurement", {"matplotlib", "transformers", "weightwatcher"}),
     ],
 )
 def test_light_doors_stay_light(code: str, absent: set[str]) -> None:
     script = f"import sys\n{code}\nprint(*sorted(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert not absent & set(done.stderr.split())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from layerstats.errors import CheckpointError
+from layerstats.errors import CheckpointError, LayerstatsError, UsageError
 
 if TYPE_CHECKING:
     from layerstats.checkpoint.reader import Checkpoint
@@ -30,6 +30,10 @@ class RowFetch(TorchFunctionMode):
         `id(parameter)` -> stored name of the table.
     fetch
         (stored name, ascending row numbers) -> those rows.
+    device
+        Where the rows are wanted.
+    tokens
+        `id(parameter)` of the table of tokens; others are tables of positions.
     """
 
     def __init__(
@@ -37,9 +41,12 @@ class RowFetch(TorchFunctionMode):
         tables: Mapping[int, str],
         fetch: Callable[[str, torch.Tensor], torch.Tensor],
         device: torch.device,
+        *,
+        tokens: int,
     ) -> None:
         super().__init__()
         self._tables, self._fetch, self._device = tables, fetch, device
+        self._tokens = tokens
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -50,11 +57,7 @@ class RowFetch(TorchFunctionMode):
             name = self._tables[id(table)]
             rows, place = ids.unique(return_inverse=True)
             if int(rows[-1]) >= table.shape[0] or int(rows[0]) < 0:
-                msg = (
-                    f"{name}: token id {int(rows[-1])} of the text, but {table.shape[0]} rows; "
-                    "tokenizer and weights do not belong together"
-                )
-                raise CheckpointError(msg)
+                raise self._no_row(table, name, int(rows[-1]))
             compact = self._fetch(name, rows.cpu()).to(device=self._device, dtype=table.dtype)
             # padding_idx only matters for gradients, and would point outside the compact table.
             return torch.nn.functional.embedding(place, compact)
@@ -66,6 +69,17 @@ class RowFetch(TorchFunctionMode):
         )
         # Llama 4 moves the ids to where its table is: here that would be nowhere.
         return args[0] if moved and not args[0].is_floating_point() else result
+
+    def _no_row(self, table: torch.Tensor, name: str, row: int) -> LayerstatsError:
+        if id(table) == self._tokens:
+            return CheckpointError(
+                f"{name}: token id {row} of the text, but {table.shape[0]} rows; "
+                "tokenizer and weights do not belong together"
+            )
+        return UsageError(
+            f"{name}: position {row} is asked for, but there are {table.shape[0]}; "
+            "pass a smaller seq_len"
+        )
 
 
 def read_rows(checkpoint: Checkpoint, name: str, rows: torch.Tensor) -> torch.Tensor:

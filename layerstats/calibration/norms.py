@@ -6,7 +6,6 @@ JSON in its metadata.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -18,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.errors import CheckpointError, LayerstatsError, MissingError
 
 if TYPE_CHECKING:
     from layerstats.checkpoint.reader import Checkpoint
 
-__all__ = ["ActivationNorms", "fingerprint"]
+__all__ = ["ActivationNorms"]
 
 _FORMAT = "layerstats-activation-norms"
 _VERSION = 1
-_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +133,7 @@ class ActivationNorms:
             msg = f"{other}: the file headers differ; {again}"
             raise CheckpointError(msg)
         # Two fine-tunes of one model have the same headers: their weights tell them apart.
-        if self.info.get("weights_sample_hash") != fingerprint(checkpoint):
+        if self.info.get("weights_sample_hash") != weights_sample_hash(checkpoint.index):
             msg = f"{other}: the names and shapes agree but the weights differ; {again}"
             raise CheckpointError(msg)
         widths = {m.key: m.shape[1] for m in checkpoint.layout.matrices if m.layer is not None}
@@ -147,32 +146,6 @@ class ActivationNorms:
                 here = norm.shape[0]
                 msg = f"{path}: {key!r} has {here} features, not {widths.get(key)}; {again}"
                 raise CheckpointError(msg)
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a sha256 over both ends (4 KiB) of each tensor: cheap, and tells fine-tunes apart."""
-    digest = hashlib.sha256()
-    entries = sorted(
-        checkpoint.index.entries.values(), key=lambda entry: (str(entry.file), entry.offset)
-    )
-    opened: Path | None = None
-    stream = None
-    try:
-        for entry in entries:
-            if entry.file != opened:
-                if stream is not None:
-                    stream.close()
-                stream, opened = entry.file.open("rb"), entry.file
-            assert stream is not None
-            digest.update(entry.name.encode())
-            size = min(_SAMPLE_BYTES, entry.nbytes)
-            for start in (entry.offset, entry.offset + entry.nbytes - size):
-                stream.seek(start)
-                digest.update(stream.read(size))
-    finally:
-        if stream is not None:
-            stream.close()
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, NDArray[np.float64]]]:

@@ -10,12 +10,13 @@ import torch
 
 from layerstats.calibration.attribute import attribute, complete_experts
 from layerstats.calibration.lockstep import lockstep
-from layerstats.calibration.norms import ActivationNorms, fingerprint
+from layerstats.calibration.norms import ActivationNorms
 from layerstats.calibration.quiet import quiet
 from layerstats.calibration.stack import Stack
 from layerstats.calibration.tokens import token_windows
 from layerstats.calibration.visit import Progress, Visits
 from layerstats.calibration.walk import Refused, replay
+from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.errors import UsageError, choices
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def calibrate_with(
     info = {
         "checkpoint": str(checkpoint.path),
         "header_hash": checkpoint.index.header_hash,
-        "weights_sample_hash": fingerprint(checkpoint),
+        "weights_sample_hash": weights_sample_hash(checkpoint.index),
         **windows.info,
         "dtype": dtype,
         "device": device,

@@ -17,7 +17,7 @@ from torch import nn
 from layerstats.calibration import hf
 from layerstats.calibration.embedding import RowFetch, read_rows
 from layerstats.checkpoint.stacks import canonical_names
-from layerstats.errors import CheckpointError, LayerstatsError
+from layerstats.errors import CheckpointError, LayerstatsError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from layerstats.checkpoint.reader import Checkpoint
@@ -75,7 +75,10 @@ class Stack:
         accepted = inspect.signature(self.decoder.forward).parameters
         options = {"use_cache": False} if "use_cache" in accepted else {}
         fetch = RowFetch(
-            self._tables, lambda name, rows: read_rows(self.checkpoint, name, rows), self.device
+            self._tables,
+            lambda name, rows: read_rows(self.checkpoint, name, rows),
+            self.device,
+            tokens=id(self.model.get_input_embeddings().weight),
         )
         with torch.no_grad(), fetch if self._tables else nullcontext():
             self.decoder(input_ids=ids.to(self.device), **options)
@@ -92,12 +95,12 @@ class Stack:
         if error is None:
             return
         if isinstance(error, LayerstatsError) or not self._tables:
-            raise self._failure(error) from error
+            raise self._failure(error, ids.shape[1]) from error
         names, self._tables = list(self._tables.values()), {}
         self._load(names)
         error = self._reaches_blocks(ids)
         if error is not None:
-            raise self._failure(error) from error
+            raise self._failure(error, ids.shape[1]) from error
 
     def _reaches_blocks(self, ids: torch.Tensor) -> Exception | None:
         def forward(*args: Any, **kwargs: Any) -> None:
@@ -172,7 +175,7 @@ class Stack:
             self.config.model_type
         )
 
-    def _failure(self, error: Exception) -> LayerstatsError:
+    def _failure(self, error: Exception, seq_len: int) -> LayerstatsError:
         if isinstance(error, LayerstatsError):
             return error
         left_out = {id(value) for block in self.blocks for value in block.parameters()}
@@ -186,6 +189,12 @@ class Stack:
             return CheckpointError(
                 f"no tensor of the checkpoint gives {absent[0]}; the file is incomplete"
             )
+        if isinstance(error, IndexError) or "out of bounds" in str(error):
+            # RoBERTa starts to count its positions at 2, so that it has fewer than its config says.
+            msg = (
+                f"seq_len={seq_len} asks for more positions than the model has ({error}); pass less"
+            )
+            return UsageError(msg)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return LayerstatsError(
             f"{type(self.decoder).__name__} does not run on token ids alone: {lines[0]}"
@@ -246,7 +255,7 @@ def _usable_config(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{directory}: no config.json, without which the model cannot be run; "
             "put the model's config.json and tokenizer there, or leave out metrics of activations"
         )
-        raise CheckpointError(msg)
+        raise MissingError(msg)
     config = dict(checkpoint.config)
     if not config.get("model_type"):
         msg_0 = f"{directory}/config.json: no model_type, so the architecture is unknown"

@@ -1,7 +1,8 @@
-"""The command line: a skin over the library. Each command parses, calls one library function and prints.
+"""The command line, a skin: each command parses, calls one library function and prints.
 
 Data goes to stdout, progress and errors to stderr. A user's mistake is one line and an exit code:
-0 ok, 1 internal, 2 usage, 3 not found, 4 corrupt, 5 network, 6 something skipped under --strict, 130 interrupted.
+0 ok, 1 internal, 2 usage, 3 not found, 4 corrupt, 5 network, 6 something skipped under --strict,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass
 
@@ -56,11 +59,13 @@ def run(arguments: Sequence[str]) -> int:
     3
     """
     try:
-        code = typer.main.get_command(app).main(list(arguments), "layerstats", standalone_mode=False)
+        code = typer.main.get_command(app).main(
+            list(arguments), "layerstats", standalone_mode=False
+        )
     except LayerstatsError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; an unfinished measurement goes on with --resume", 130)
+        code = 130
     except BrokenPipeError:
         # Whoever read stdout has left (`| head`): no error, and nothing more to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,7 +77,12 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("LAYERSTATS_DEBUG"):
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"internal error, please report it: {text} (LAYERSTATS_DEBUG=1 shows where)", 1)
+        return _fail(
+            f"internal error, please report it: {text} (LAYERSTATS_DEBUG=1 shows where)", 1
+        )
+    # typer turns Ctrl-C into this code without a word.
+    if code == 130:
+        return _fail("interrupted; an unfinished measurement goes on with --resume", 130)
     return int(code or 0)
 
 

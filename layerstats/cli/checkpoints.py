@@ -1,4 +1,7 @@
-"""`layerstats inspect`: what is in a checkpoint, from its headers alone. Neither torch nor matplotlib is imported here."""
+"""`layerstats inspect`: what is in a checkpoint, from its headers alone.
+
+Neither torch nor matplotlib is imported here, so it answers at once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    ckpt: str = typer.Argument(..., metavar="CKPT", help="Directory, .safetensors, .index.json or .gguf file."),
+    ckpt: str = typer.Argument(
+        ..., metavar="CKPT", help="Directory, .safetensors, .index.json or .gguf file."
+    ),
     json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Show layers, matrices, dtypes and bytes of a checkpoint, and what will be skipped and why."""
@@ -71,7 +76,9 @@ def _document(index: CheckpointIndex, layout: Layout) -> dict[str, Any]:
             }
             for matrix in layout.matrices
         ],
-        "skipped": [{"name": skip.name, "reason": skip.reason, "lost": skip.lost} for skip in layout.skipped],
+        "skipped": [
+            {"name": skip.name, "reason": skip.reason, "lost": skip.lost} for skip in layout.skipped
+        ],
     }
 
 
@@ -85,12 +92,21 @@ def _print(path: Path, index: CheckpointIndex, layout: Layout) -> None:
     size = sum(entry.nbytes for entry in index.entries.values())
     where = f" at {layout.layers_path}" if layout.layers_path else ""
     tied = "tied" if layout.tied_embeddings else "not tied"
-    print(f"{path}: {layout.num_layers} layers{where}, {amount(_parameters(index))} parameters, {amount(size, 'B')}")
-    print(f"{index.format}, {len(index.files)} file(s), {len(index.entries)} tensors, embeddings {tied}")
+    print(
+        f"{path}: {layout.num_layers} layers{where}, {amount(_parameters(index))} "
+        f"parameters, {amount(size, 'B')}"
+    )
+    print(
+        f"{index.format}, {len(index.files)} file(s), {len(index.entries)} tensors, "
+        f"embeddings {tied}"
+    )
     for text in layout.notes:
         print(f"note: {text}")
     for stack in layout.stacks:
-        print(f"other stack: {stack.path}, {stack.num_blocks} blocks, {amount(stack.parameters)} parameters")
+        print(
+            f"other stack: {stack.path}, {stack.num_blocks} blocks, "
+            f"{amount(stack.parameters)} parameters"
+        )
     print()
     # Matrices of the same module in several layers share a line.
     groups: dict[tuple[Any, ...], list[int]] = {}

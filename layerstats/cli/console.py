@@ -23,9 +23,11 @@ def note(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print aligned columns: numbers to the right, words to the left, no frame, no colour, no cutting off."""
+    """Print aligned columns, numbers to the right; no frame, no colour, no cutting off."""
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(str(text)) for text in column) for column in zip(columns, *cells, strict=True)]
+    widths = [
+        max(len(str(text)) for text in column) for column in zip(columns, *cells, strict=True)
+    ]
     right = [
         bool(rows) and all(isinstance(value, (int, float)) or value is None for value in column)
         for column in zip(*rows, strict=True)
@@ -78,7 +80,11 @@ def progress_bar(*, off: bool) -> Iterator[Callable[[str, float, float], None] |
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color="NO_COLOR" in os.environ)
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
 

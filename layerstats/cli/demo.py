@@ -1,4 +1,4 @@
-"""`layerstats demo`: the main job on a real checkpoint, each step shown as the command a user would type."""
+"""`layerstats demo`: the main job on a real checkpoint, each step shown as a user would type it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Path = typer.Option(Path("demo-output"), metavar="DIR", help="Where results and pictures go."),
+    out: Path = typer.Option(
+        Path("demo-output"), metavar="DIR", help="Where results and pictures go."
+    ),
 ) -> None:
     """Measure, correlate, schedule and plot SmolLM2-135M (fetched once, then cached)."""
     from layerstats.cli import run
@@ -29,12 +31,39 @@ def demo(
     text = str(calibration_text())
     commands = [
         ["inspect", checkpoint],
-        ["measure", checkpoint, "--metrics", "frobenius_norm,mean_abs,stable_rank,alpha_hill,lod",
-         "--tokens", text, "--samples", "16", "--seq-len", "512", "--m", "7,13", "--out", stats, "--overwrite"],
+        [
+            "measure",
+            checkpoint,
+            "--metrics",
+            "frobenius_norm,mean_abs,stable_rank,alpha_hill,lod",
+            "--tokens",
+            text,
+            "--samples",
+            "16",
+            "--seq-len",
+            "512",
+            "--m",
+            "7,13",
+            "--out",
+            stats,
+            "--overwrite",
+        ],
         ["correlate", stats, "--metrics", "lod_m7,heavy_tail,frobenius_norm"],
-        ["schedule", stats, "--rule", "owlore", "--expected-active", "2", "--interval-steps", "20",
-         "--seed", "0", "--out", made],
-    ]  # fmt: skip
+        [
+            "schedule",
+            stats,
+            "--rule",
+            "owlore",
+            "--expected-active",
+            "2",
+            "--interval-steps",
+            "20",
+            "--seed",
+            "0",
+            "--out",
+            made,
+        ],
+    ]
     for kind in ("layer-norms", "lod", "alpha", "esd", "correlation"):
         commands.append(["plot", stats, "--kind", kind, "--out", str(out / f"{kind}.png")])
     commands.append(["plot", made, "--kind", "schedule", "--out", str(out / "schedule.png")])
@@ -43,7 +72,10 @@ def demo(
         code = run(command)
         if code:
             raise typer.Exit(code)
-    print(f"\nEverything is in {out}: statistics in stats/, the schedule in schedule.json, six pictures.")
+    print(
+        f"\nEverything is in {out}: statistics in stats/, the schedule in "
+        "schedule.json, six pictures."
+    )
 
 
 def _checkpoint(out: Path) -> str:
@@ -55,6 +87,9 @@ def _checkpoint(out: Path) -> str:
         return str(demo_checkpoint(progress=note))
     except (NetworkError, MissingError) as error:
         note(f"{error}")
-        note("going on with a small model of RANDOM weights: it shows the commands, not a language model")
+        note(
+            "going on with a small model of RANDOM weights, which shows the commands "
+            "and nothing else"
+        )
         path = out / "random-checkpoint"
         return str(path if path.exists() else random_checkpoint(path))

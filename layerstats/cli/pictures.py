@@ -16,7 +16,12 @@ _ESD_MATRICES = 4
 
 
 def draw(
-    sources: Sequence[Path], *, kind: str, out: Path, metrics: Sequence[str], matrices: Sequence[str]
+    sources: Sequence[Path],
+    *,
+    kind: str,
+    out: Path,
+    metrics: Sequence[str],
+    matrices: Sequence[str],
 ) -> None:
     """Draw one picture of statistics directories or of a schedule.
 
@@ -61,12 +66,17 @@ def _norms(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[s
     return {str(source): LayerStats.load(source) for source in sources}, options
 
 
-def _correlation(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
+def _correlation(
+    sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]
+) -> Prepared:
     from layerstats.correlation import correlate
 
     x, y = metrics or ("lod_m7", "heavy_tail") if len(metrics) in (0, 2) else ("", "")
     if not x:
-        msg = f"a correlation plot takes two metrics, {len(metrics)} were given: --metrics lod_m7,heavy_tail"
+        msg = (
+            f"a correlation plot takes two metrics, {len(metrics)} were given: --metrics "
+            "lod_m7,heavy_tail"
+        )
         raise UsageError(msg)
     stats = LayerStats.load(sources[0])
     [result] = correlate(stats, [x, y])
@@ -80,20 +90,26 @@ def _schedule(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequenc
 
 
 def _esd(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
-    """Compute the spectra of some matrices anew: a statistics directory keeps fits, not eigenvalues."""
+    """Compute some spectra anew: a statistics directory keeps fits, not eigenvalues."""
+    from layerstats.checkpoint.identity import weights_sample_hash
     from layerstats.checkpoint.reader import open_checkpoint
     from layerstats.numerics import esd, fit_peak
 
     stats = LayerStats.load(sources[0])
     path = Path(stats.meta["checkpoint"]["path"])
     if not path.exists():
-        msg = f"{path}: the checkpoint of these statistics is gone; spectra are computed from its weights"
+        msg = (
+            f"{path}: the checkpoint of these statistics is gone; spectra are computed "
+            "from its weights"
+        )
         raise MissingError(msg)
     checkpoint = open_checkpoint(path)
-    if checkpoint.index.header_hash != stats.meta["checkpoint"]["header_hash"]:
-        msg = f"{path}: is not the checkpoint that was measured (other headers); measure again"
+    if weights_sample_hash(checkpoint.index) != stats.meta["checkpoint"]["weights_sample_hash"]:
+        msg = f"{path}: is not the checkpoint that was measured (other weights); measure again"
         raise UsageError(msg)
-    by_key = {matrix.key: matrix for matrix in checkpoint.layout.matrices if matrix.layer is not None}
+    by_key = {
+        matrix.key: matrix for matrix in checkpoint.layout.matrices if matrix.layer is not None
+    }
     unknown = [name for name in matrices if name not in by_key]
     if unknown:
         raise UsageError(choices("matrix", unknown[0], by_key)[:400])
@@ -102,7 +118,10 @@ def _esd(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str
     for name in names:
         values = esd(checkpoint.read_matrix(by_key[name]))
         label = f"layer {by_key[name].layer} {by_key[name].path}"
-        spectra[label] = (values, fit_peak(values, lower_bound=stats.meta["parameters"]["lower_bound"]))
+        spectra[label] = (
+            values,
+            fit_peak(values, lower_bound=stats.meta["parameters"]["lower_bound"]),
+        )
     return spectra, {}
 
 

@@ -27,23 +27,39 @@ def schedule(
         None, metavar="[DIR|SCORES]", help="Statistics directory, or a file with one score a line."
     ),
     rule: str | None = typer.Option(None, help="lisa | lisa-d | owlore."),
-    expected_active: float | None = typer.Option(None, help="Layers that train in an interval, on average."),
+    expected_active: float | None = typer.Option(
+        None, help="Layers that train in an interval, on average."
+    ),
     interval_steps: int = typer.Option(20, help="Optimizer steps between draws."),
     seed: int = typer.Option(0, help="Seed of the draws."),
-    metric: str | None = typer.Option(None, help="Column of DIR that owlore follows; lod_m7 by default."),
+    metric: str | None = typer.Option(
+        None, help="Column of DIR that owlore follows; lod_m7 by default."
+    ),
     sampling: str = typer.Option(
         "systematic", help="systematic | bernoulli | successive | quota | reshuffle."
     ),
     num_layers: int | None = typer.Option(None, help="For rules that need no statistics."),
     model: str | None = typer.Option(None, help="Model id to write into the file."),
-    always_active: str = typer.Option("embed,head,norm", help="What trains in every interval, with commas."),
+    always_active: str = typer.Option(
+        "embed,head,norm", help="What trains in every interval, with commas."
+    ),
     rank: int | None = typer.Option(None, help="Low-rank gradients (GaLore) of this rank."),
-    update_interval: int = typer.Option(200, help="Active steps between GaLore bases, with --rank."),
+    update_interval: int = typer.Option(
+        200, help="Active steps between GaLore bases, with --rank."
+    ),
     scale: float = typer.Option(1.0, help="GaLore's scale, with --rank."),
-    out: Path | None = typer.Option(None, metavar="FILE", help="Where the JSON goes; stdout otherwise."),
-    show: int = typer.Option(0, "--list", min=0, help="Also print the layers of the first intervals."),
-    json_schema: bool = typer.Option(False, "--json-schema", help="Print the JSON Schema of the file and stop."),
-    json: bool = typer.Option(False, "--json", help="Print the schedule to stdout even with --out."),
+    out: Path | None = typer.Option(
+        None, metavar="FILE", help="Where the JSON goes; stdout otherwise."
+    ),
+    show: int = typer.Option(
+        0, "--list", min=0, help="Also print the layers of the first intervals."
+    ),
+    json_schema: bool = typer.Option(
+        False, "--json-schema", help="Print the JSON Schema of the file and stop."
+    ),
+    json: bool = typer.Option(
+        False, "--json", help="Print the schedule to stdout even with --out."
+    ),
 ) -> None:
     """Turn statistics into a schedule: which layers train in which interval."""
     from layerstats.schedules import json_schema as schema
@@ -53,7 +69,10 @@ def schedule(
         return
     if rule is None or expected_active is None:
         missing = "--rule" if rule is None else "--expected-active"
-        msg = f"missing {missing}; for example: layerstats schedule stats --rule owlore --expected-active 2"
+        msg = (
+            f"missing {missing}; for example: layerstats schedule stats --rule owlore "
+            "--expected-active 2"
+        )
         raise UsageError(msg)
     low_rank = {"rank": rank, "update_interval": update_interval, "scale": scale} if rank else None
     made = _make(

@@ -1,4 +1,4 @@
-"""`layerstats measure`, `correlate` and `plot`: numbers of a checkpoint, how they hang together, and their pictures."""
+"""`layerstats measure`, `correlate`, `plot`: numbers by layer, how they hang together, pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_SHOWN = ("frobenius_norm", "mean_abs", "spectral_norm", "stable_rank", "alpha_hill", "alpha_mid", "alpha_ks")
+_SHOWN = (
+    "frobenius_norm",
+    "mean_abs",
+    "spectral_norm",
+    "stable_rank",
+    "alpha_hill",
+    "alpha_mid",
+    "alpha_ks",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,26 +34,47 @@ def register(app: typer.Typer) -> None:
 
 
 def measure(
-    ckpt: str = typer.Argument(..., metavar="CKPT", help="Directory, .safetensors, .index.json or .gguf file."),
+    ckpt: str = typer.Argument(
+        ..., metavar="CKPT", help="Directory, .safetensors, .index.json or .gguf file."
+    ),
     metrics: str = typer.Option(
-        "frobenius_norm,mean_abs,stable_rank,alpha_hill", help="Names with commas; `layerstats metrics` lists them."
+        "frobenius_norm,mean_abs,stable_rank,alpha_hill",
+        help="Names with commas; `layerstats metrics` lists them.",
     ),
     tokens: Path | None = typer.Option(None, metavar="TEXT", help="Calibration text, for lod."),
-    out: Path | None = typer.Option(None, metavar="DIR", help="Where layers.csv, matrices.csv, meta.json go."),
+    out: Path | None = typer.Option(
+        None, metavar="DIR", help="Where layers.csv, matrices.csv, meta.json go."
+    ),
     m: str = typer.Option("7", help="Thresholds M of LOD, with commas."),
-    adapter: Path | None = typer.Option(None, metavar="LORA_DIR", help="PEFT adapter, for lora_norm."),
+    adapter: Path | None = typer.Option(
+        None, metavar="LORA_DIR", help="PEFT adapter, for lora_norm."
+    ),
     samples: int = typer.Option(128, min=1, help="Calibration windows."),
     seq_len: int = typer.Option(2048, min=1, help="Tokens in a window."),
-    sample_seed: int | None = typer.Option(None, help="Draw windows at random instead of the first ones."),
-    activations: Path | None = typer.Option(None, metavar="FILE", help="Use kept activation norms."),
-    save_activations: Path | None = typer.Option(None, metavar="FILE", help="Keep the activation norms."),
+    sample_seed: int | None = typer.Option(
+        None, help="Draw windows at random instead of the first ones."
+    ),
+    activations: Path | None = typer.Option(
+        None, metavar="FILE", help="Use kept activation norms."
+    ),
+    save_activations: Path | None = typer.Option(
+        None, metavar="FILE", help="Keep the activation norms."
+    ),
     dtype: str = typer.Option("float32", help="Precision of the calibration's forward pass."),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
-    lower_bound: str = typer.Option("reference", help="reference | intended, of fix-finger's search window."),
-    workers: int | None = typer.Option(None, help="Matrices measured at a time; all processors by default."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with an unfinished measurement in --out."),
+    lower_bound: str = typer.Option(
+        "reference", help="reference | intended, of fix-finger's search window."
+    ),
+    workers: int | None = typer.Option(
+        None, help="Matrices measured at a time; all processors by default."
+    ),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on with an unfinished measurement in --out."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace what is in --out."),
-    strict: bool = typer.Option(False, "--strict", help="Exit with 6 if anything could not be measured."),
+    strict: bool = typer.Option(
+        False, "--strict", help="Exit with 6 if anything could not be measured."
+    ),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar."),
     json: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> None:
@@ -54,11 +83,25 @@ def measure(
 
     with progress_bar(off=quiet) as progress:
         stats = run(
-            ckpt, metrics=as_list(metrics), tokens=tokens, activations=activations, save_activations=save_activations,
-            adapter=adapter, out=out, m=as_numbers("--m", m), lower_bound=lower_bound, samples=samples,
-            seq_len=seq_len, sample_seed=sample_seed, dtype=dtype, device=device, workers=workers, resume=resume,
-            overwrite=overwrite, progress=progress,
-        )  # fmt: skip
+            ckpt,
+            metrics=as_list(metrics),
+            tokens=tokens,
+            activations=activations,
+            save_activations=save_activations,
+            adapter=adapter,
+            out=out,
+            m=as_numbers("--m", m),
+            lower_bound=lower_bound,
+            samples=samples,
+            seq_len=seq_len,
+            sample_seed=sample_seed,
+            dtype=dtype,
+            device=device,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
     problems = _problems(stats)
     if json:
         emit_json(
@@ -79,16 +122,21 @@ def measure(
     if out is not None and not json:
         note(f"wrote {out}")
     if strict and problems:
-        raise IncompleteError(f"{len(problems)} tensors could not be measured (--strict)")
+        msg = f"{len(problems)} tensors could not be measured (--strict)"
+        raise IncompleteError(msg)
 
 
 def _problems(stats: LayerStats) -> list[dict[str, str]]:
     """Collect what ought to have been measured and was not."""
     failed = stats.matrices[stats.matrices["status"] != "ok"]
-    rows = [{"name": str(row["name"]), "reason": str(row["status"])} for _, row in failed.iterrows()]
+    rows = [
+        {"name": str(row["name"]), "reason": str(row["status"])} for _, row in failed.iterrows()
+    ]
     rows += [{"name": name, "reason": reason} for name, reason in stats.meta["unseen"].items()]
     rows += [
-        {"name": skip["name"], "reason": skip["reason"]} for skip in stats.meta["skipped"] if skip["lost"]
+        {"name": skip["name"], "reason": skip["reason"]}
+        for skip in stats.meta["skipped"]
+        if skip["lost"]
     ]
     adapter = stats.meta["adapter"]
     return rows + (adapter["skipped"] if adapter else [])
@@ -96,7 +144,9 @@ def _problems(stats: LayerStats) -> list[dict[str, str]]:
 
 def _print_layers(stats: LayerStats) -> None:
     table = stats.layers
-    shown = [name for name in table.columns if name in _SHOWN or name.startswith(("lod_m", "lora_"))]
+    shown = [
+        name for name in table.columns if name in _SHOWN or name.startswith(("lod_m", "lora_"))
+    ]
     rows: list[list[Any]] = []
     for _, row in table.iterrows():
         label = str(row["layer"]) if row["kind"] == "block" else str(row["kind"])
@@ -106,11 +156,17 @@ def _print_layers(stats: LayerStats) -> None:
 
 def correlate(
     sources: list[str] = typer.Argument(
-        ..., metavar="DIR|FILE...", help="A statistics directory, or files with one number a line (or FILE.csv:COLUMN)."
+        ...,
+        metavar="DIR|FILE...",
+        help="A statistics directory, or files with one number a line (or FILE.csv:COLUMN).",
     ),
-    metrics: str | None = typer.Option(None, help="Columns of DIR, with commas; all pairs are taken."),
+    metrics: str | None = typer.Option(
+        None, help="Columns of DIR, with commas; all pairs are taken."
+    ),
     method: str = typer.Option("spearman", help="spearman | kendall."),
-    exclude_ends: bool = typer.Option(False, "--exclude-ends", help="Leave out the first and the last layer."),
+    exclude_ends: bool = typer.Option(
+        False, "--exclude-ends", help="Leave out the first and the last layer."
+    ),
     bootstrap: int = typer.Option(2000, min=0, help="Resamples for the interval."),
     seed: int = typer.Option(0, help="Of the resampling."),
     json: bool = typer.Option(False, "--json", help="Print one JSON document."),
@@ -119,21 +175,35 @@ def correlate(
     from layerstats.correlation import correlate_sources
 
     pairs = correlate_sources(
-        sources, as_list(metrics) or None, method=method, exclude_ends=exclude_ends, bootstrap=bootstrap, seed=seed
+        sources,
+        as_list(metrics) or None,
+        method=method,
+        exclude_ends=exclude_ends,
+        bootstrap=bootstrap,
+        seed=seed,
     )
     if json:
         emit_json({"pairs": [pair.to_dict() for pair in pairs]})
         return
     rows = [
-        [pair.x, pair.y, pair.method, f"{pair.rho:.3f}", f"{pair.p_value:.2g}", pair.n,
-         f"[{pair.interval[0]:.3f}, {pair.interval[1]:.3f}]"]
+        [
+            pair.x,
+            pair.y,
+            pair.method,
+            f"{pair.rho:.3f}",
+            f"{pair.p_value:.2g}",
+            pair.n,
+            f"[{pair.interval[0]:.3f}, {pair.interval[1]:.3f}]",
+        ]
         for pair in pairs
-    ]  # fmt: skip
+    ]
     print_table(["x", "y", "method", "rho", "p_value", "n", "interval"], rows)
 
 
 def plot(
-    sources: list[Path] = typer.Argument(..., metavar="DIR...", help="Statistics directories, or a schedule.json."),
+    sources: list[Path] = typer.Argument(
+        ..., metavar="DIR...", help="Statistics directories, or a schedule.json."
+    ),
     kind: str = typer.Option(..., help="layer-norms | lod | alpha | esd | correlation | schedule."),
     out: Path = typer.Option(..., metavar="FILE", help="PNG, SVG or PDF."),
     metrics: str | None = typer.Option(None, help="Columns, for the kinds that take them."),

@@ -1,4 +1,7 @@
-"""Reader and metrics joined to one run: `pipeline.py` streams, `journal.py` makes it resumable, `tables.py` writes up."""
+"""Reader and metrics joined to one run.
+
+`pipeline.py` streams, `journal.py` makes the run resumable, `tables.py` writes it up.
+"""
 
 from layerstats.measurement.pipeline import DEFAULT_METRICS, Progress, measure
 

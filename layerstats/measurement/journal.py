@@ -1,7 +1,8 @@
-"""What makes a measurement resumable: a line per finished layer, written as soon as the layer is done.
+"""What makes a measurement resumable: a line per layer, written as soon as the layer is done.
 
-`OUT/journal.jsonl` begins with a line that says which question it answers; a resumed run must ask the same one.
-Numbers are written so that they read back to the same bits. At the end the tables replace the journal.
+`OUT/journal.jsonl` begins with a line that says which question it answers; a resumed run must ask
+the same one. Numbers are written so that they read back to the same bits. At the end the tables
+replace the journal.
 """
 
 from __future__ import annotations
@@ -15,22 +16,31 @@ from types import TracebackType
 from typing import IO, Any
 
 from layerstats.errors import CheckpointError, UsageError
-from layerstats.stats import LayerStats
 from layerstats.measurement.tables import LayerResult, MatrixResult
+from layerstats.stats import LayerStats
 
 __all__ = ["Journal", "open_journal"]
 
 _FORMAT = "layerstats-journal"
-_FILES = ("layers.csv", "matrices.csv", "meta.json", "journal.jsonl", "activations.partial.safetensors")
+_FILES = (
+    "layers.csv",
+    "matrices.csv",
+    "meta.json",
+    "journal.jsonl",
+    "activations.partial.safetensors",
+)
 
 
 class Journal:
     """The results of a running measurement, in a directory or (without one) nowhere.
 
-    Use it as a context: when the run fails before anything was worth keeping, the directory goes again.
+    Use it as a context: when the run fails before anything was worth keeping, the directory goes
+    again.
     """
 
-    def __init__(self, directory: Path | None, results: dict[int | None, LayerResult], *, fresh: bool) -> None:
+    def __init__(
+        self, directory: Path | None, results: dict[int | None, LayerResult], *, fresh: bool
+    ) -> None:
         self.directory = directory
         self.results = results
         self._fresh = fresh
@@ -56,7 +66,9 @@ class Journal:
             self._stream = file.open("w", encoding="utf-8")
             self._append({"format": _FORMAT, "version": 1, "question": dict(question)})
         except OSError as error:
-            msg = f"{file}: cannot be written ({error.strerror}); free space or choose another --out"
+            msg = (
+                f"{file}: cannot be written ({error.strerror}); free space or choose another --out"
+            )
             raise UsageError(msg) from error
 
     def write(self, layer: int | None, result: LayerResult) -> None:
@@ -67,11 +79,19 @@ class Journal:
                 key: {"values": _packed(found.values), "problems": found.problems}
                 for key, found in result.matrices.items()
             }
-            line = {"layer": layer, "block": _packed(result.block), "problems": result.problems, "matrices": matrices}
+            line = {
+                "layer": layer,
+                "block": _packed(result.block),
+                "problems": result.problems,
+                "matrices": matrices,
+            }
             try:
                 self._append(line)
             except OSError as error:
-                msg = f"{self.directory}: cannot be written ({error.strerror}); free space, then use --resume"
+                msg = (
+                    f"{self.directory}: cannot be written ({error.strerror}); free space, "
+                    "then use --resume"
+                )
                 raise UsageError(msg) from error
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -93,10 +113,15 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._close()
-        nothing_done = not self.results and not (self.activations_file and self.activations_file.exists())
+        nothing_done = not self.results and not (
+            self.activations_file and self.activations_file.exists()
+        )
         if kind is not None and self._fresh and nothing_done and self.directory is not None:
             (self.directory / "journal.jsonl").unlink(missing_ok=True)
             if self.directory.is_dir() and not any(self.directory.iterdir()):
@@ -116,8 +141,8 @@ def open_journal(
     Raises
     ------
     UsageError
-        The directory holds something and neither `resume` nor `overwrite` says what to do with it; or the journal
-        in it answers another question.
+        The directory holds something and neither `resume` nor `overwrite` says what to do with it;
+        or the journal in it answers another question.
     """
     if out is None:
         if resume:
@@ -142,16 +167,21 @@ def open_journal(
 
 def _check_place(directory: Path, resume: bool, overwrite: bool) -> None:
     if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory}: is a file; give a directory for --out")
+        msg = f"{directory}: is a file; give a directory for --out"
+        raise UsageError(msg)
     if not directory.is_dir() or not any(directory.iterdir()) or overwrite:
         return
     if (directory / "journal.jsonl").is_file():
         if not resume:
-            msg = f"{directory}: holds an unfinished measurement; add --resume to go on or --overwrite to start anew"
+            msg = (
+                f"{directory}: holds an unfinished measurement; add --resume to go on or "
+                "--overwrite to start anew"
+            )
             raise UsageError(msg)
         return
     what = "a finished measurement" if (directory / "meta.json").is_file() else "other files"
-    raise UsageError(f"{directory}: exists and holds {what}; choose another --out or add --overwrite")
+    msg_0 = f"{directory}: exists and holds {what}; choose another --out or add --overwrite"
+    raise UsageError(msg_0)
 
 
 def _whole_bytes(file: Path) -> int:
@@ -164,22 +194,29 @@ def _read(file: Path, question: Mapping[str, Any]) -> dict[int | None, LayerResu
     results: dict[int | None, LayerResult] = {}
     try:
         if not lines:
-            raise ValueError("no first line")
+            msg = "no first line"
+            raise ValueError(msg)
         head, *rest = (json.loads(line) for line in lines)
         if head["format"] != _FORMAT:
-            raise ValueError("not a journal of layerstats")
+            msg = "not a journal of layerstats"
+            raise ValueError(msg)
         for line in rest:
             matrices = {
                 key: MatrixResult(_unpacked(found["values"]), tuple(found["problems"]))
                 for key, found in line["matrices"].items()
             }
-            results[line["layer"]] = LayerResult(_unpacked(line["block"]), matrices, tuple(line["problems"]))
+            results[line["layer"]] = LayerResult(
+                _unpacked(line["block"]), matrices, tuple(line["problems"])
+            )
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{file}: damaged ({error}); start anew with --overwrite"
         raise CheckpointError(msg) from error
     different = [key for key in question if head["question"].get(key) != question[key]]
     if different:
-        msg = f"{file}: was begun with another {' and '.join(different)}; ask the same or add --overwrite"
+        msg = (
+            f"{file}: was begun with another {' and '.join(different)}; ask the same or "
+            "add --overwrite"
+        )
         raise UsageError(msg)
     return results
 
@@ -187,12 +224,15 @@ def _read(file: Path, question: Mapping[str, Any]) -> dict[int | None, LayerResu
 def _packed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Make values strict JSON: what is no finite number is written as text."""
     return {
-        key: {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+        key: {"float": repr(value)}
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
         for key, value in values.items()
     }
 
 
 def _unpacked(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: float(value["float"]) if isinstance(value, dict) else value for key, value in values.items()}
-
-
+    return {
+        key: float(value["float"]) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }

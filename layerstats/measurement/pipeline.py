@@ -1,8 +1,8 @@
-"""The measurement: a checkpoint goes through the metrics layer by layer and comes out as `LayerStats`.
+"""The measurement: a checkpoint goes through the metrics layer by layer, `LayerStats` comes out.
 
-`measure` checks what was asked, calibrates if a metric needs it, streams the layers and hands each one's matrices to
-a pool of workers. All concurrency of the library is here; how rows become tables is in `tables.py`, what makes a run
-resumable in `journal.py`.
+`measure` checks what was asked, calibrates if a metric needs it, streams the layers and hands each
+one's matrices to a pool of workers. All concurrency of the library is here; how rows become tables
+is in `tables.py`, what makes a run resumable in `journal.py`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,30 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.checkpoint.layout import Matrix
 from layerstats.checkpoint.lora import Adapter, open_adapter
 from layerstats.checkpoint.reader import Checkpoint, Layer, LayerReader, open_checkpoint
-from layerstats.errors import LayerstatsError, UsageError
+from layerstats.errors import LayerstatsError
 from layerstats.measurement.journal import Journal, open_journal
-from layerstats.metrics import LayerView, MatrixView, Metric, MetricOptions, Values, combine, resolve
-from layerstats.stats import LayerStats
+from layerstats.measurement.request import (
+    check_adapter,
+    check_device,
+    check_needs,
+    check_workers,
+    file_identity,
+)
 from layerstats.measurement.tables import LayerResult, MatrixResult, metadata, tabulate
+from layerstats.metrics import (
+    LayerView,
+    MatrixView,
+    Metric,
+    MetricOptions,
+    Values,
+    combine,
+    resolve,
+)
+from layerstats.stats import LayerStats
 
 if TYPE_CHECKING:
     from layerstats.calibration import ActivationNorms
@@ -90,15 +106,19 @@ def measure(
     path
         A checkpoint: directory, `.safetensors`, `*.index.json` or `.gguf` file.
     metrics
-        Names from `layerstats.metrics.available()`. `lod` needs `tokens` or `activations`, `lora_norm` an `adapter`.
+        Names from `layerstats.metrics.available()`. `lod` needs `tokens` or `activations`,
+        `lora_norm` an `adapter`.
     tokens
-        Calibration text (a UTF-8 file), cut into windows of `seq_len` tokens, of which `samples` are used.
+        Calibration text (a UTF-8 file), cut into windows of `seq_len` tokens, of which `samples`
+        are used.
     activations, save_activations
-        Activation norms of an earlier run to use instead of a calibration; where to keep those of this run.
+        Activation norms of an earlier run to use instead of a calibration; where to keep those of
+        this run.
     adapter
         A PEFT adapter directory.
     out
-        Directory for layers.csv, matrices.csv and meta.json. Without it the result is only returned.
+        Directory for layers.csv, matrices.csv and meta.json. Without it the result is only
+        returned.
     m
         Thresholds M of LOD.
     lower_bound
@@ -106,8 +126,8 @@ def measure(
     samples, seq_len, sample_seed, dtype, device
         As `layerstats.calibration.calibrate`; `device` is also where the statistics are computed.
     workers
-        Matrices measured at the same time, each with one BLAS thread; the number of processors by default. At most
-        two layers are in memory whatever the number.
+        Matrices measured at the same time, each with one BLAS thread; the number of processors by
+        default. At most two layers are in memory whatever the number.
     resume, overwrite
         Go on with an unfinished measurement in `out`, or replace what is there.
     progress
@@ -137,86 +157,50 @@ def measure(
     checkpoint = open_checkpoint(path)
     chosen = tuple(resolve(metrics))
     options = MetricOptions(tuple(float(value) for value in m), lower_bound)
-    _check_needs(chosen, tokens, activations, adapter)
-    workers = _check_workers(workers)
-    where = _check_device(device)
+    check_needs(chosen, tokens, activations, adapter)
+    workers = check_workers(workers)
+    where = check_device(device)
     peft = open_adapter(adapter) if adapter is not None else None
     if peft is not None:
-        _check_adapter(peft, checkpoint)
+        check_adapter(peft, checkpoint)
     calibration = {
-        "samples": samples, "seq_len": seq_len, "sample_seed": sample_seed, "dtype": dtype, "device": device,
-        "tokens": _identity(tokens), "activations": _identity(activations),
-    }  # fmt: skip
+        "samples": samples,
+        "seq_len": seq_len,
+        "sample_seed": sample_seed,
+        "dtype": dtype,
+        "device": device,
+        "tokens": file_identity(tokens),
+        "activations": file_identity(activations),
+    }
     asked = {
         "metrics": [found.name for found in chosen],
         "m": list(options.m),
         "lower_bound": options.lower_bound,
-        "adapter": _identity(peft.file) if peft else None,
-        "calibration": calibration if any(found.needs == "activations" for found in chosen) else None,
+        "adapter": file_identity(peft.file) if peft else None,
+        "calibration": calibration
+        if any(found.needs == "activations" for found in chosen)
+        else None,
     }
-    journal = open_journal(out, {"checkpoint": checkpoint.index.header_hash, **asked}, resume, overwrite)
+    identity = {
+        "headers": checkpoint.index.header_hash,
+        "weights": weights_sample_hash(checkpoint.index),
+    }
+    journal = open_journal(out, {"checkpoint": identity, **asked}, resume, overwrite)
     with journal:
-        seen = _activation_norms(chosen, checkpoint, journal, tokens, activations, calibration, progress)
+        seen = _activation_norms(
+            chosen, checkpoint, journal, tokens, activations, calibration, progress
+        )
         if seen is not None and save_activations is not None:
-            seen.save(save_activations)
+            seen.save(Path(save_activations))
         plan = _Plan(checkpoint, chosen, options, peft, seen.norms if seen else {}, where)
         results = _run(plan, journal, workers, progress)
         matrices, layers = tabulate(checkpoint.layout, results, chosen, options)
-        meta = metadata(checkpoint, asked, seen, peft, matrices, time.monotonic() - started)
+        meta = metadata(
+            checkpoint, identity, asked, seen, peft, matrices, time.monotonic() - started
+        )
         stats = LayerStats(matrices, layers, meta)
         journal.finish(stats)
     return stats
-
-
-def _check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
-    names = {need: found.name for found in metrics if (need := found.needs)}
-    if "activations" in names and tokens is None and activations is None:
-        msg = f"{names['activations']} needs calibration text or norms: add --tokens FILE or --activations FILE"
-        raise UsageError(msg)
-    if tokens is not None and activations is not None:
-        msg = "tokens and activations are both given; activation norms come from one of them"
-        raise UsageError(msg)
-    if "adapter" in names and adapter is None:
-        raise UsageError(f"{names['adapter']} needs a LoRA adapter: add --adapter DIR")
-
-
-def _check_workers(workers: int | None) -> int:
-    if workers is None:
-        return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if workers < 1:
-        raise UsageError(f"workers is {workers}; give at least 1")
-    return workers
-
-
-def _check_device(device: str) -> torch.device:
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} is not available: this torch sees no CUDA GPU; use --device cpu")
-    if where.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {device!r} cannot be used; give cpu, cuda or cuda:N")
-    return where
-
-
-def _check_adapter(adapter: Adapter, checkpoint: Checkpoint) -> None:
-    names = [matrix.name for matrix in checkpoint.layout.matrices]
-    if adapter.pairs and len(adapter.unmatched(names)) == len(adapter.pairs):
-        first = next(iter(adapter.pairs))
-        msg = f"{adapter.path}: none of its {len(adapter.pairs)} updates fits {checkpoint.path}, such as {first}"
-        raise UsageError(msg)
-
-
-def _identity(file: str | os.PathLike[str] | None) -> dict[str, Any] | None:
-    """Name an input file so that a resumed run can tell whether it is the same."""
-    if file is None:
-        return None
-    try:
-        state = Path(file).stat()
-    except OSError:
-        return {"path": str(file)}  # the reader of that file reports what is wrong with it
-    return {"path": str(file), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
 def _activation_norms(
@@ -230,7 +214,8 @@ def _activation_norms(
 ) -> ActivationNorms | None:
     if not any(found.needs == "activations" for found in metrics):
         return None
-    # Imported here: calibration brings transformers with it, which metrics of the weights alone do not need.
+    # Imported here: calibration brings transformers with it, which metrics of the weights alone do
+    # not need.
     from layerstats.calibration import ActivationNorms, calibrate
 
     if activations is not None:
@@ -240,9 +225,11 @@ def _activation_norms(
         return ActivationNorms.load(journal.activations_file, checkpoint=checkpoint)
     keep = ("samples", "seq_len", "sample_seed", "dtype", "device")
     seen = calibrate(
-        checkpoint, tokens, **{key: calibration[key] for key in keep},
+        checkpoint,
+        tokens,
+        **{key: calibration[key] for key in keep},
         progress=(lambda done, total: progress("calibrate", done, total)) if progress else None,
-    )  # fmt: skip
+    )
     if journal.activations_file is not None:
         seen.save(journal.activations_file)
     return seen
@@ -251,7 +238,7 @@ def _activation_norms(
 def _run(
     plan: _Plan, journal: Journal, workers: int, progress: Progress | None
 ) -> dict[int | None, LayerResult]:
-    """Measure what the journal does not hold yet: the matrices outside the blocks (None), then every layer."""
+    """Measure what the journal lacks: the matrices outside the blocks (None), then every layer."""
     matrices = plan.checkpoint.layout.matrices
     cost: dict[int | None, float] = {}
     for matrix in matrices:
@@ -280,7 +267,7 @@ def _run(
 
 
 def _cost(matrix: Matrix, metrics: Sequence[Metric]) -> float:
-    """Estimate the work of a matrix: an eigendecomposition costs m n min(m, n), everything else a pass or two."""
+    """Estimate the work of a matrix: a spectrum costs m n min(m, n), all else a pass or two."""
     rows, cols = matrix.shape
     spectral = any(found.name.startswith(("alpha", "spectral", "stable")) for found in metrics)
     inside = matrix.layer is not None
@@ -290,7 +277,7 @@ def _cost(matrix: Matrix, metrics: Sequence[Metric]) -> float:
 def _pipeline(
     plan: _Plan, pool: ThreadPoolExecutor, done: Mapping[int | None, LayerResult]
 ) -> Iterator[tuple[int | None, LayerResult]]:
-    """Yield results in file order; one layer is measured while the next is read, and no third is in memory."""
+    """Yield results in file order; one layer is measured while the next is read, no more."""
     if None not in done:
         outside = [matrix for matrix in plan.checkpoint.layout.matrices if matrix.layer is None]
         futures = {matrix.key: pool.submit(_measure_outside, plan, matrix) for matrix in outside}
@@ -319,8 +306,9 @@ class _Running:
 
     @classmethod
     def start(cls, plan: _Plan, layer: Layer, pool: ThreadPoolExecutor) -> _Running:
-        # The largest first, so that no worker starts a long one when the others have nothing left to do. A task holds
-        # its matrix and not the layer, so that a matrix leaves memory as soon as nothing more is asked of it.
+        # The largest first, so that no worker starts a long one when the others have nothing left
+        # to do. A task holds its matrix and not the layer, so that a matrix leaves memory as soon
+        # as nothing more is asked of it.
         block = pool.submit(_measure_block, plan, layer) if plan.block_metrics else None
         largest_first = sorted(layer.weights, key=lambda path: -layer.weights[path].numel())
         futures = {
@@ -345,7 +333,7 @@ def _measure_matrix(plan: _Plan, matrix: Matrix, weight: torch.Tensor) -> Matrix
 
 
 def _measure_outside(plan: _Plan, matrix: Matrix) -> MatrixResult:
-    """Measure an embedding, head or other matrix outside the blocks; norms never hold more than some rows of it."""
+    """Measure a matrix outside the blocks; its norms never hold more than some rows of it."""
     chosen = [found for found in plan.metrics if found.outside]
     if any(found.name not in _NORMS for found in chosen):
         weight = plan.checkpoint.read_matrix(matrix).to(plan.device)

@@ -1,7 +1,7 @@
 """How measured values become the two tables and the metadata of `LayerStats`.
 
-Rows come in the order of the layout, whatever the order in which layers were read or resumed, so that the same
-checkpoint and the same question always give the same files.
+Rows come in the order of the layout, whatever the order in which layers were read or resumed, so
+that the same checkpoint and the same question always give the same files.
 """
 
 from __future__ import annotations
@@ -63,19 +63,29 @@ def tabulate(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables of matrices and of layers."""
     rows = [_matrix_row(matrix, results) for matrix in layout.matrices]
-    block_columns = [lod_column(m) for m in options.m if any(found.name == "lod" for found in metrics)]
+    block_columns = [
+        lod_column(m) for m in options.m if any(found.name == "lod" for found in metrics)
+    ]
     measured = [column for row in rows for column in row if column not in _IDENTITY]
     matrix_columns = list(dict.fromkeys(measured))
     own = [column for column in matrix_columns if not column.startswith("lod_m")]
     layers = [
-        _layer_row(layer, [row for row in rows if row["layer"] == layer], results[layer], own, block_columns)
+        _layer_row(
+            layer,
+            [row for row in rows if row["layer"] == layer],
+            results[layer],
+            own,
+            block_columns,
+        )
         for layer in range(layout.num_layers)
     ]
     for kind, matrix in (("embed", layout.token_embedding), ("head", layout.head)):
         if matrix is not None:
             row = next(row for row in rows if row["name"] == matrix.name)
             layers.append(_outside_row(kind, row))
-    layer_table = pd.DataFrame(layers).reindex(columns=[*LAYER_COLUMNS, *own, *block_columns, "status"])
+    layer_table = pd.DataFrame(layers).reindex(
+        columns=[*LAYER_COLUMNS, *own, *block_columns, "status"]
+    )
     matrix_table = pd.DataFrame(rows).reindex(columns=[*MATRIX_COLUMNS, *matrix_columns, "status"])
     return _typed(matrix_table), _typed(layer_table)
 
@@ -99,9 +109,16 @@ def _matrix_row(matrix: Matrix, results: Mapping[int | None, LayerResult]) -> di
 
 
 def _layer_row(
-    layer: int, rows: Sequence[dict[str, Any]], result: LayerResult, own: Sequence[str], block_columns: Sequence[str]
+    layer: int,
+    rows: Sequence[dict[str, Any]],
+    result: LayerResult,
+    own: Sequence[str],
+    block_columns: Sequence[str],
 ) -> dict[str, Any]:
-    problems = [*result.problems, *(f"{row['module']}: {row['status']}" for row in rows if row["status"] != "ok")]
+    problems = [
+        *result.problems,
+        *(f"{row['module']}: {row['status']}" for row in rows if row["status"] != "ok"),
+    ]
     return {
         "layer": layer,
         "name": f"layer {layer}",
@@ -117,7 +134,13 @@ def _layer_row(
 def _outside_row(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Show embedding or head in layers.csv: the norms, and nothing that belongs to blocks."""
     values = {column: value for column, value in row.items() if column not in MATRIX_COLUMNS}
-    identity = {"layer": None, "name": row["name"], "kind": kind, "num_matrices": 1, "parameters": row["parameters"]}
+    identity = {
+        "layer": None,
+        "name": row["name"],
+        "kind": kind,
+        "num_matrices": 1,
+        "parameters": row["parameters"],
+    }
     return identity | values
 
 
@@ -134,6 +157,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 def metadata(
     checkpoint: Checkpoint,
+    identity: Mapping[str, str],
     asked: Mapping[str, Any],
     seen: ActivationNorms | None,
     adapter: Adapter | None,
@@ -154,7 +178,8 @@ def metadata(
             "id": (checkpoint.config or {}).get("_name_or_path") or checkpoint.path.resolve().name,
             "format": index.format,
             "files": [{"name": file.name, "bytes": file.stat().st_size} for file in index.files],
-            "header_hash": index.header_hash,
+            "header_hash": identity["headers"],
+            "weights_sample_hash": identity["weights"],
             "parameters": sum(matrix.shape[0] * matrix.shape[1] for matrix in layout.matrices),
             "num_layers": layout.num_layers,
             "layers_path": layout.layers_path,
@@ -165,13 +190,18 @@ def metadata(
         "calibration": seen.info if seen else None,
         "unseen": seen.unseen if seen else {},
         "adapter": _adapter_page(adapter, matrices),
-        "skipped": [{"name": skip.name, "reason": skip.reason, "lost": skip.lost} for skip in layout.skipped],
+        "skipped": [
+            {"name": skip.name, "reason": skip.reason, "lost": skip.lost} for skip in layout.skipped
+        ],
         "stacks": [{"path": stack.path, "num_blocks": stack.num_blocks} for stack in layout.stacks],
         "notes": list(layout.notes),
         "units": {column: column_unit(column) for column in measured},
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "transformers")},
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("torch", "numpy", "scipy", "transformers")
+            },
         },
     }
 

@@ -187,3 +187,21 @@ def assert_same(one: ActivationNorms, other: ActivationNorms) -> None:
     assert one.norms.keys() == other.norms.keys()
     for key, norm in one.norms.items():
         np.testing.assert_array_equal(norm, other.norms[key], err_msg=key)
+
+
+def test_a_gguf_file_with_config_and_tokenizer_beside_it(own: Family, text: Path) -> None:
+    pytest.importorskip("gguf")
+    from tests.checkpoint.tiny_gguf import LAYERS, write
+
+    directory = own("llama")
+    kept = {
+        name: tensor
+        for name, tensor in tensors_of(directory).items()
+        if not any(f"layers.{number}." in name for number in range(LAYERS, 4))
+    }
+    rewrite(directory, kept, num_hidden_layers=LAYERS)
+    expected = measured(directory, text)
+    (directory / "model.safetensors").unlink()
+    write(directory / "model.gguf", {name: tensor.numpy() for name, tensor in kept.items()})
+    found = measured(directory, text)
+    assert_same(found, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import tempfile
 import threading
 import warnings
@@ -16,11 +17,12 @@ import torch
 
 from layerstats.calibration import hidden, visit
 from layerstats.calibration.hidden import HiddenStates
+from layerstats.calibration.quiet import quiet
 from layerstats.calibration.stack import Stack
 from layerstats.errors import LayerstatsError
 from tests.calibration.conftest import SAMPLES, SEQ_LEN, Family
 from tests.calibration.test_full_model import assert_same, measured, rewrite, tensors_of
-from tests.families import VOCABULARY
+from tests.families import VOCABULARY, make_tokenizer
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "rwkv"])
@@ -48,6 +50,37 @@ def test_one_block_at_a_time(
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     gc.collect()
     assert not [ref for ref in alive if ref() is not None]
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
+def test_the_process_does_not_grow_from_block_to_block(tmp_path: Path, text: Path) -> None:
+    """Freed blocks must go back to the system: glibc by itself would keep one for each block."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+    )
+    with torch.random.fork_rng(devices=[]), quiet(torch.device("cpu")):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        model.save_pretrained(tmp_path)
+    block_bytes = 4 * sum(p.numel() for p in model.model.layers[0].parameters())
+    del model
+    make_tokenizer(tmp_path)
+    sizes: list[int] = []
+    measured(tmp_path, text, progress=lambda done, total: sizes.append(anonymous_bytes()))
+    assert len(sizes) == 12
+    assert sizes[-1] - sizes[1] < block_bytes
 
 
 def test_only_embedding_rows_that_occur_are_read(

@@ -12,7 +12,7 @@ import torch
 
 from layerstats.calibration import calibrate
 from layerstats.checkpoint.reader import open_checkpoint
-from layerstats.errors import CheckpointError, LayerstatsError, UsageError
+from layerstats.errors import CheckpointError, LayerstatsError, MissingError, UsageError
 from tests.calibration.conftest import Family
 from tests.calibration.test_full_model import measured, rewrite, tensors_of
 
@@ -74,7 +74,7 @@ def test_configs(case: str, own: Family, text: Path) -> None:
 def test_no_config(own: Family, text: Path) -> None:
     directory = own("llama")
     (directory / "config.json").unlink()
-    refuse(directory, text, CheckpointError, "no config.json")
+    refuse(directory, text, MissingError, "no config.json")
 
 
 def test_encoder_decoder(family: Family, text: Path) -> None:
@@ -128,6 +128,14 @@ def test_arguments(options: dict[str, str], message: str, family: Family, text: 
 def test_windows_longer_than_the_positions(name: str, family: Family, text: Path) -> None:
     with pytest.raises(UsageError, match=r"seq_len=257 is more than the 256 positions .* <= 256"):
         calibrate(open_checkpoint(family(name)), text, seq_len=257)
+
+
+def test_positions_that_start_at_two(family: Family, text: Path) -> None:
+    """RoBERTa has two positions less than its config says."""
+    checkpoint = open_checkpoint(family("roberta"))
+    calibrate(checkpoint, text, samples=1, seq_len=254)
+    with pytest.raises(UsageError, match="seq_len=255 asks for more positions"):
+        calibrate(checkpoint, text, samples=1, seq_len=255)
 
 
 def test_a_tokenizer_of_another_model(own: Family, text: Path) -> None:

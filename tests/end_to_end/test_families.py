@@ -1,4 +1,4 @@
-"""Every family goes through inspect, measure with LOD and schedule, and its LOD equals the full-model oracle's."""
+"""Every family goes through inspect, measure and schedule; its LOD is the full-model oracle's."""
 
 from __future__ import annotations
 
@@ -29,11 +29,47 @@ def test_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page = json.loads(capsys.readouterr().out)
     assert page["num_layers"] == 4
     out = tmp_path / "stats"
-    arguments = ["--tokens", str(text), "--samples", str(WINDOWS), "--seq-len", str(SEQ_LEN), "--m", "2,7"]
-    assert run(["measure", str(folder), "--metrics", "lod,frobenius_norm,alpha_mid", *arguments, "--out", str(out)]) == 0
+    arguments = [
+        "--tokens",
+        str(text),
+        "--samples",
+        str(WINDOWS),
+        "--seq-len",
+        str(SEQ_LEN),
+        "--m",
+        "2,7",
+    ]
+    assert (
+        run(
+            [
+                "measure",
+                str(folder),
+                "--metrics",
+                "lod,frobenius_norm,alpha_mid",
+                *arguments,
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     stats = LayerStats.load(out)
     assert stats.meta["unseen"] == {}
-    assert run(["schedule", str(out), "--rule", "owlore", "--metric", "lod_m2", "--expected-active", "2"]) == 0
+    assert (
+        run(
+            [
+                "schedule",
+                str(out),
+                "--rule",
+                "owlore",
+                "--metric",
+                "lod_m2",
+                "--expected-active",
+                "2",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
 
     checkpoint = open_checkpoint(folder)
@@ -45,11 +81,14 @@ def test_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
             key for key in sums if re.search(rf"(layers|h)\.{layer}\.", key)
         }
         scores = [
-            outlier_oracle.scores(checkpoint.read_matrix(matrix), np.sqrt(sums[matrix.key])) for matrix in matrices
+            outlier_oracle.scores(checkpoint.read_matrix(matrix), np.sqrt(sums[matrix.key]))
+            for matrix in matrices
         ]
         for m in (2, 7):
             expected = outlier_oracle.lod_pct(scores, m)
-            assert stats.layer_column(f"lod_m{m}")[layer] == pytest.approx(expected, rel=1e-4, abs=1e-12)
+            assert stats.layer_column(f"lod_m{m}")[layer] == pytest.approx(
+                expected, rel=1e-4, abs=1e-12
+            )
     if page["matrices"][-1]["expert"] is not None:
         assert sum(tokens.values()) > 0
 

@@ -36,10 +36,14 @@ def test_norms_equal_their_definition(tiny: Path) -> None:
     for _, row in stats.matrices.iterrows():
         weight = tensors[row["name"]].double()
         values = torch.linalg.svdvals(weight)
-        assert row["frobenius_norm"] == pytest.approx(math.sqrt(float((weight**2).sum())), rel=1e-12)
+        assert row["frobenius_norm"] == pytest.approx(
+            math.sqrt(float((weight**2).sum())), rel=1e-12
+        )
         assert row["mean_abs"] == pytest.approx(float(weight.abs().mean()), rel=1e-12)
         assert row["spectral_norm"] == pytest.approx(float(values[0]), rel=1e-12)
-        assert row["stable_rank"] == pytest.approx(float((values**2).sum() / values[0] ** 2), rel=1e-11)
+        assert row["stable_rank"] == pytest.approx(
+            float((values**2).sum() / values[0] ** 2), rel=1e-11
+        )
 
 
 def test_a_blocks_norm_is_that_of_all_its_matrices_joined(tiny: Path) -> None:
@@ -51,8 +55,12 @@ def test_a_blocks_norm_is_that_of_all_its_matrices_joined(tiny: Path) -> None:
             if name.startswith(f"model.layers.{layer}.") and "norm" not in name
         ]
         joined = torch.cat(parts)
-        assert stats.layer_column("frobenius_norm")[layer] == pytest.approx(float(joined.norm()), rel=1e-12)
-        assert stats.layer_column("mean_abs")[layer] == pytest.approx(float(joined.abs().mean()), rel=1e-12)
+        assert stats.layer_column("frobenius_norm")[layer] == pytest.approx(
+            float(joined.norm()), rel=1e-12
+        )
+        assert stats.layer_column("mean_abs")[layer] == pytest.approx(
+            float(joined.abs().mean()), rel=1e-12
+        )
 
 
 def test_embedding_has_norms_and_no_alpha(tiny: Path) -> None:
@@ -110,14 +118,20 @@ def broken(change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Te
 def test_a_bad_matrix_says_why_and_leaves_the_others_alone(
     tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], reason: str
 ) -> None:
-    good = measure(write_checkpoint(tmp_path / "good", llama_tensors()), metrics=ALPHAS + ["frobenius_norm"])
-    bad = measure(write_checkpoint(tmp_path / "bad", broken(change)), metrics=ALPHAS + ["frobenius_norm"])
+    good = measure(
+        write_checkpoint(tmp_path / "good", llama_tensors()), metrics=[*ALPHAS, "frobenius_norm"]
+    )
+    bad = measure(
+        write_checkpoint(tmp_path / "bad", broken(change)), metrics=[*ALPHAS, "frobenius_norm"]
+    )
     rows = bad.matrices.set_index("name")
     name = "model.layers.1.self_attn.q_proj.weight"
     assert reason in rows.loc[name, "status"]
     assert math.isnan(rows.loc[name, "alpha_hill"])
     others = rows.index != name
-    pd.testing.assert_frame_equal(rows[others], good.matrices.set_index("name")[others], check_exact=True)
+    pd.testing.assert_frame_equal(
+        rows[others], good.matrices.set_index("name")[others], check_exact=True
+    )
     layers = bad.layers.set_index("name")
     assert reason in layers.loc["layer 1", "status"]
     assert (layers.drop("layer 1")["status"] == "ok").all()
@@ -157,12 +171,25 @@ def test_a_resumed_run_gives_the_same_files(tiny: Path, tmp_path: Path, stop_aft
 
 def test_kill_and_resume_in_another_process(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "ckpt", llama_tensors(layers=40, width=96), shards=3)
-    command = [sys.executable, "-m", "layerstats", "measure", str(checkpoint), "--workers", "1", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "layerstats",
+        "measure",
+        str(checkpoint),
+        "--workers",
+        "1",
+        "--quiet",
+    ]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "killed"
-    running = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     journal = out / "journal.jsonl"
-    while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
+    while running.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") > 3
+    ):
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -246,7 +273,10 @@ def test_cuda_without_a_gpu_is_one_line(tiny: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_equals_cpu(tiny: Path) -> None:
-    cpu, gpu = (measure(tiny, metrics=WEIGHT_METRICS + ["alpha_mid"], device=where) for where in ("cpu", "cuda"))
+    cpu, gpu = (
+        measure(tiny, metrics=[*WEIGHT_METRICS, "alpha_mid"], device=where)
+        for where in ("cpu", "cuda")
+    )
     numbers = cpu.matrices.select_dtypes("float").columns
     np.testing.assert_allclose(gpu.matrices[numbers], cpu.matrices[numbers], rtol=1e-9)
 
@@ -259,7 +289,9 @@ def test_threads_are_given_back(tiny: Path) -> None:
 
 def test_embeddings_are_read_in_pieces(tmp_path: Path) -> None:
     table = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(3))
-    folder = write_checkpoint(tmp_path / "wide", llama_tensors() | {"model.embed_tokens.weight": table})
+    folder = write_checkpoint(
+        tmp_path / "wide", llama_tensors() | {"model.embed_tokens.weight": table}
+    )
     row = measure(folder, metrics=["frobenius_norm", "mean_abs"]).matrices.iloc[0]
     assert row["frobenius_norm"] == pytest.approx(float(table.double().norm()), rel=1e-12)
     assert row["mean_abs"] == pytest.approx(float(table.double().abs().mean()), rel=1e-12)
@@ -268,7 +300,9 @@ def test_embeddings_are_read_in_pieces(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1e6)), min_size=1, max_size=6))
 @settings(deadline=None)
 def test_combined_norm_is_the_norm_of_norms(rows: list[tuple[int, float]]) -> None:
-    tables = [{"parameters": size, "frobenius_norm": value, "alpha_hill": value} for size, value in rows]
+    tables = [
+        {"parameters": size, "frobenius_norm": value, "alpha_hill": value} for size, value in rows
+    ]
     values = combine(tables, ["frobenius_norm", "alpha_hill"])
     assert values["frobenius_norm"] == pytest.approx(math.hypot(*(value for _, value in rows)))
     assert values["alpha_hill"] == pytest.approx(sum(value for _, value in rows) / len(rows))

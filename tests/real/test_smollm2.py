@@ -1,4 +1,4 @@
-"""The main job on a real checkpoint against slow oracles: what the library promises of SmolLM2-135M."""
+"""The main job on a real checkpoint, SmolLM2-135M, against slow oracles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ ALPHAS = ["alpha_hill", "alpha_mid", "alpha_ks"]
 
 @pytest.fixture(scope="module")
 def stats(smollm2: Path, moby_dick: Path) -> LayerStats:
-    return measure(smollm2, metrics=METRICS + ALPHAS, tokens=moby_dick, samples=8, seq_len=128, m=[3, 7, 13])
+    return measure(
+        smollm2, metrics=METRICS + ALPHAS, tokens=moby_dick, samples=8, seq_len=128, m=[3, 7, 13]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def test_shape_of_the_model(stats: LayerStats) -> None:
     assert stats.meta["unseen"] == {}
 
 
-def test_lod_equals_the_full_model_oracle(stats: LayerStats, smollm2: Path, moby_dick: Path) -> None:
+def test_lod_equals_the_full_model_oracle(
+    stats: LayerStats, smollm2: Path, moby_dick: Path
+) -> None:
     from transformers import AutoTokenizer
 
     text = moby_dick.read_text(encoding="utf-8")
@@ -76,7 +80,9 @@ def test_lod_equals_the_full_model_oracle(stats: LayerStats, smollm2: Path, moby
             assert stats.layer_column(f"lod_m{m}")[layer] == pytest.approx(expected, rel=1e-4)
 
 
-def test_norms_equal_their_definition(stats: LayerStats, smollm2: Path, spectra: dict[str, np.ndarray]) -> None:
+def test_norms_equal_their_definition(
+    stats: LayerStats, smollm2: Path, spectra: dict[str, np.ndarray]
+) -> None:
     checkpoint = open_checkpoint(smollm2)
     for name, row in stats.matrices.set_index("name").iterrows():
         weight = checkpoint.read(str(name))
@@ -85,11 +91,15 @@ def test_norms_equal_their_definition(stats: LayerStats, smollm2: Path, spectra:
         assert row["mean_abs"] == pytest.approx(norm_oracle.mean_abs(weight), rel=1e-9)
         if name in spectra:
             assert row["spectral_norm"] == pytest.approx(np.sqrt(spectra[str(name)][-1]), rel=1e-9)
-            assert row["stable_rank"] == pytest.approx(frobenius**2 / spectra[str(name)][-1], rel=1e-9)
+            assert row["stable_rank"] == pytest.approx(
+                frobenius**2 / spectra[str(name)][-1], rel=1e-9
+            )
 
 
 @pytest.mark.parametrize("rule", ["mid", "ks", "peak"])
-def test_alpha_equals_a_float64_svd(rule: str, stats: LayerStats, spectra: dict[str, np.ndarray]) -> None:
+def test_alpha_equals_a_float64_svd(
+    rule: str, stats: LayerStats, spectra: dict[str, np.ndarray]
+) -> None:
     column = {"mid": "alpha_mid", "ks": "alpha_ks", "peak": "alpha_hill"}[rule]
     oracle = getattr(powerlaw_oracle, f"fit_{rule}")
     rows = blocks(stats)
@@ -125,7 +135,7 @@ def test_alphapruning_agrees_where_nothing_ties(stats: LayerStats, smollm2: Path
 def test_weightwatcher_agrees_on_every_matrix(
     smollm2: Path, spectra: dict[str, np.ndarray], stats: LayerStats
 ) -> None:
-    """weightwatcher drops eigenvalues up to 1e-5: one or two of 42 attention matrices here, far below every tail."""
+    """It drops eigenvalues up to 1e-5: one or two of 42 matrices here, far below every tail."""
     checkpoint = open_checkpoint(smollm2)
     rows = blocks(stats)
     with threadpool_limits(1):
@@ -136,27 +146,50 @@ def test_weightwatcher_agrees_on_every_matrix(
 
 
 def test_lod_and_heavy_tails_go_together(stats: LayerStats) -> None:
-    """0.458 was found by an independent slow program on this checkpoint and text; the paper's 0.74 is LLaMA-2-7B's."""
+    """An independent slow program found 0.458 here; the paper's 0.74 is LLaMA-2-7B's."""
     [pair] = correlate(stats, ["lod_m7", "heavy_tail"])
     assert pair.rho == pytest.approx(0.458, abs=0.05)
     assert pair.n == 30
 
 
-def test_killed_and_resumed_gives_the_same_bytes(smollm2: Path, moby_dick: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_gives_the_same_bytes(
+    smollm2: Path, moby_dick: Path, tmp_path: Path
+) -> None:
     command = [
-        sys.executable, "-m", "layerstats", "measure", str(smollm2), "--metrics", "frobenius_norm,lod,alpha_hill",
-        "--tokens", str(moby_dick), "--samples", "4", "--seq-len", "64", "--quiet", "--out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "layerstats",
+        "measure",
+        str(smollm2),
+        "--metrics",
+        "frobenius_norm,lod,alpha_hill",
+        "--tokens",
+        str(moby_dick),
+        "--samples",
+        "4",
+        "--seq-len",
+        "64",
+        "--quiet",
+        "--out",
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
-    running = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     journal = killed / "journal.jsonl"
-    while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 8):
+    while running.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") > 8
+    ):
         time.sleep(0.005)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     assert not (killed / "layers.csv").exists()
     subprocess.run([*command, str(killed), "--resume"], check=True, capture_output=True)
-    assert sorted(file.name for file in killed.iterdir()) == ["layers.csv", "matrices.csv", "meta.json"]
+    assert sorted(file.name for file in killed.iterdir()) == [
+        "layers.csv",
+        "matrices.csv",
+        "meta.json",
+    ]
     for name in ("layers.csv", "matrices.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()

@@ -1,0 +1,88 @@
+"""What was asked of a measurement, checked before anything is written: options, device, input files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layerstats.checkpoint.lora import Adapter
+from layerstats.checkpoint.reader import Checkpoint
+from layerstats.errors import UsageError
+from layerstats.metrics import Metric
+
+__all__ = ["check_adapter", "check_device", "check_needs", "check_workers", "file_identity"]
+
+
+def check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
+    """Refuse metrics whose inputs were not given, and inputs that contradict each other."""
+    names = {need: found.name for found in metrics if (need := found.needs)}
+    if "activations" in names and tokens is None and activations is None:
+        msg = (
+            f"{names['activations']} needs calibration text or norms: add --tokens FILE or "
+            "--activations FILE"
+        )
+        raise UsageError(msg)
+    if tokens is not None and activations is not None:
+        msg = "tokens and activations are both given; activation norms come from one of them"
+        raise UsageError(msg)
+    if "adapter" in names and adapter is None:
+        msg_0 = f"{names['adapter']} needs a LoRA adapter: add --adapter DIR"
+        raise UsageError(msg_0)
+
+
+def check_workers(workers: int | None) -> int:
+    """Return the number of workers: the processors this process may use, if none was given."""
+    if workers is None:
+        return max(
+            1,
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+        )
+    if workers < 1:
+        msg = f"workers is {workers}; give at least 1"
+        raise UsageError(msg)
+    return workers
+
+
+def check_device(device: str) -> torch.device:
+    """Return the torch device, refusing one that is not there."""
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        msg = f"unknown device {device!r}; give cpu, cuda or cuda:N"
+        raise UsageError(msg) from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device!r} is not available: this torch sees no CUDA GPU; use --device cpu"
+        raise UsageError(msg)
+    if where.type not in ("cpu", "cuda"):
+        msg = f"device {device!r} cannot be used; give cpu, cuda or cuda:N"
+        raise UsageError(msg)
+    return where
+
+
+def check_adapter(adapter: Adapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter of which no update fits the checkpoint."""
+    names = [matrix.name for matrix in checkpoint.layout.matrices]
+    if adapter.pairs and len(adapter.unmatched(names)) == len(adapter.pairs):
+        first = next(iter(adapter.pairs))
+        msg = (
+            f"{adapter.path}: none of its {len(adapter.pairs)} updates fits "
+            f"{checkpoint.path}, such as {first}"
+        )
+        raise UsageError(msg)
+
+
+def file_identity(file: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    """Name an input file so that a resumed run can tell whether it is the same."""
+    if file is None:
+        return None
+    try:
+        state = Path(file).stat()
+    except OSError:
+        return {"path": str(file)}  # the reader of that file reports what is wrong with it
+    return {"path": str(file), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
