@@ -4,11 +4,15 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO ?= demo-output
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo figures test lint format bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
 	$(RUN) -m layerstats demo --out $(DEMO)
+
+# The pictures in figures/ are the demo's.
+figures: demo
+	cp $(DEMO)/*.png figures/
 
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile

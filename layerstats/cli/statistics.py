@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(measure)
     app.command()(correlate)
     app.command()(plot)
+    app.command()(metrics)
 
 
 def measure(
@@ -214,3 +215,25 @@ def plot(
 
     draw(sources, kind=kind, out=out, metrics=as_list(metrics), matrices=matrix or [])
     note(f"wrote {out}")
+
+
+def metrics(json: bool = typer.Option(False, "--json", help="Print one JSON document.")) -> None:
+    """List what `measure` can measure."""
+    from layerstats.metrics import METRICS
+
+    if json:
+        emit_json(
+            [
+                {"name": found.name, "grain": found.grain, "needs": found.needs}
+                | {"summary": found.summary, "reference": found.reference}
+                for found in METRICS.values()
+            ]
+        )
+        return
+    print_table(
+        ["metric", "of each", "needs", "what it is"],
+        [
+            [found.name, found.grain, found.needs or "weights", found.summary]
+            for found in METRICS.values()
+        ],
+    )

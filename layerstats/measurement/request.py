@@ -1,4 +1,4 @@
-"""What was asked of a measurement, checked before anything is written: options, device, input files."""
+"""What was asked of a measurement, checked before anything is written: options, device, files."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from layerstats.errors import UsageError
-from layerstats.schedules import RULES, LowRank, ModelRef, schedule
+from layerstats.schedules import RULES, LowRank, ModelRef, Schedule, schedule
+from layerstats.schedules.rules import RuleInput
 from layerstats.schedules.rules import schedule as register
 from layerstats.stats import LayerStats
 
@@ -64,10 +65,13 @@ def test_heavy_tail_is_mapped_and_says_so() -> None:
     assert flat.probabilities == (0.5, 0.5)
 
 
-def test_every_rule_makes_a_valid_schedule() -> None:
-    for name in RULES:
-        made = schedule(name, [3.0, 2.0, 1.0], expected_active=2, num_layers=3)
-        assert math.fsum(made.probabilities) == pytest.approx(2)
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_makes_a_valid_schedule(rule: str) -> None:
+    measured = stats(lod_m7=[3.0, 2.0, 1.0], lora_updated_norm=[1.0, 2.0, 3.0])
+    more: dict[str, Any] = {"blend": {"metric": "lod_m7=1"}, "lisa-theory": {"full": [2.0, 1, 1]}}
+    made = schedule(rule, measured, expected_active=2, num_layers=3, **more.get(rule, {}))
+    assert math.fsum(made.probabilities) == pytest.approx(2)
+    assert Schedule.from_json(made.to_json()) == made
 
 
 def test_more_than_all_is_all() -> None:
@@ -147,8 +151,8 @@ def test_a_layer_without_a_value_is_named() -> None:
 
 def test_a_new_rule_is_one_function() -> None:
     @register("last", summary="rising", reference="this test")
-    def last(num_layers: int, scores: object) -> Any:
-        return np.arange(num_layers) + 1.0
+    def last(given: RuleInput) -> Any:
+        return np.arange(given.num_layers) + 1.0
 
     try:
         assert schedule("last", num_layers=3, expected_active=1).scores == (1, 2, 3)
