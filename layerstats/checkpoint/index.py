@@ -1,8 +1,9 @@
 """Where every tensor of a checkpoint lies, read from the file headers alone.
 
-`read_index(path)` takes what a user points at (a directory, a `.safetensors` file, an `*.index.json`, a `.gguf`
-file) and answers with a `CheckpointIndex`. No weight is read, torch is not imported, and every safety check of
-the library on foreign files lives here: sizes, offsets, duplicate names, paths that leave the directory.
+`read_index(path)` takes what a user points at (a directory, a `.safetensors` file, an
+`*.index.json`, a `.gguf` file) and answers with a `CheckpointIndex`. No weight is read, torch is
+not imported, and every safety check of the library on foreign files lives here: sizes, offsets,
+duplicate names, paths that leave the directory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ DTYPE_BITS: dict[str, int] = {
 #: The same bound as the safetensors library: a longer header is refused before it is read.
 MAX_HEADER_BYTES = 100_000_000
 
+_NUMBERED_SHARD = re.compile(r"(.*?)([0-9]+)-of-([0-9]+)\.safetensors$")
 _WEIGHT_FILES_OF_OTHERS = ("adapter_", "consolidated", "training_args", "optimizer", "rng_state")
 
 
@@ -41,9 +44,10 @@ _WEIGHT_FILES_OF_OTHERS = ("adapter_", "consolidated", "training_args", "optimiz
 class CheckpointIndex:
     """All tensors of a checkpoint and where they are.
 
-    `path` is what the user gave, `directory` is where `config.json` and the tokenizer would be, `header_hash` is a
-    sha256 over the headers (file names, tensor names, dtypes, shapes, offsets; no weights), `metadata` holds the
-    key-values of a GGUF file or the `__metadata__` of safetensors files.
+    `path` is what the user gave, `directory` is where `config.json` and the tokenizer would be,
+    `header_hash` is a sha256 over the headers (file names, tensor names, dtypes, shapes, offsets;
+    no weights), `metadata` holds the key-values of a GGUF file or the `__metadata__` of safetensors
+    files.
     """
 
     path: Path
@@ -61,8 +65,8 @@ def read_index(path: str | os.PathLike[str]) -> CheckpointIndex:
     Parameters
     ----------
     path
-        A directory (with `*.safetensors.index.json`, with one or more `.safetensors` files, or with one `.gguf`
-        file), a `.safetensors` file, an index file, or a `.gguf` file.
+        A directory (with `*.safetensors.index.json`, with one or more `.safetensors` files, or with
+        one `.gguf` file), a `.safetensors` file, an index file, or a `.gguf` file.
 
     Returns
     -------
@@ -80,7 +84,10 @@ def read_index(path: str | os.PathLike[str]) -> CheckpointIndex:
     """
     given = Path(path)
     if not given.exists():
-        msg = f"{given}: no such file or directory; give a checkpoint directory, .safetensors, .index.json or .gguf"
+        msg = (
+            f"{given}: no such file or directory; "
+            "give a checkpoint directory, .safetensors, .index.json or .gguf"
+        )
         raise MissingError(msg)
     target = _main_file(given) if given.is_dir() else given
     if target.suffix == ".gguf":
@@ -92,14 +99,16 @@ def read_index(path: str | os.PathLike[str]) -> CheckpointIndex:
     elif target.suffix == ".safetensors":
         shards = {target: None}
     else:
-        msg = f"{target}: not a checkpoint; expected a directory, .safetensors, .index.json or .gguf file"
+        msg = (
+            f"{target}: not a checkpoint; give a directory, .safetensors, .index.json or .gguf file"
+        )
         raise UsageError(msg)
     directory = target if target.is_dir() else target.parent
     return _safetensors_index(given, directory, shards)
 
 
 def _main_file(directory: Path) -> Path:
-    """Choose what to open in a directory: an index, the single file, a GGUF file, or the directory itself."""
+    """Choose what to open in a directory: an index, the single file, a GGUF file, or itself."""
     indexes = sorted(directory.glob("*.safetensors.index.json"))
     if len(indexes) > 1:
         plain = [file for file in indexes if file.name == "model.safetensors.index.json"]
@@ -127,7 +136,10 @@ def _main_file(directory: Path) -> Path:
 
 def _nothing_to_read(directory: Path) -> MissingError | UsageError:
     if (directory / "adapter_config.json").exists():
-        msg = f"{directory}: a LoRA adapter, not a checkpoint; give its base model and --adapter {directory}"
+        msg = (
+            f"{directory}: a LoRA adapter, not a checkpoint; "
+            f"give its base model and --adapter {directory}"
+        )
         return UsageError(msg)
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt")) or any(directory.glob("*.pth")):
         msg = (
@@ -139,12 +151,23 @@ def _nothing_to_read(directory: Path) -> MissingError | UsageError:
 
 
 def _loose_shards(directory: Path) -> list[Path]:
-    """List the weight files of a directory that has no index."""
-    return sorted(
-        file
-        for file in directory.glob("*.safetensors")
-        if not file.name.startswith(_WEIGHT_FILES_OF_OTHERS)
-    )
+    """List the weight files of a directory that has no index, and miss none of a numbered set."""
+    files = sorted(directory.glob("*.safetensors"))
+    own = [file for file in files if not file.name.startswith(_WEIGHT_FILES_OF_OTHERS)]
+    # Mistral publishes its own format beside the hub's; alone, it is the checkpoint.
+    shards = own or [file for file in files if file.name.startswith("consolidated")]
+    present = {file.name for file in shards}
+    for file in shards:
+        if not (match := _NUMBERED_SHARD.match(file.name)) or len(match[3]) > 5:
+            continue
+        for number in range(1, int(match[3]) + 1):
+            name = f"{match[1]}{number:0{len(match[2])}d}-of-{match[3]}.safetensors"
+            if name not in present:
+                msg = (
+                    f"{directory / name}: missing beside {file.name}; download the checkpoint again"
+                )
+                raise MissingError(msg)
+    return shards
 
 
 def _indexed_shards(index_file: Path) -> dict[Path, set[str] | None]:
@@ -172,19 +195,24 @@ def _indexed_shards(index_file: Path) -> dict[Path, set[str] | None]:
 def _inside(index_file: Path, shard: str) -> Path:
     """Return the path of a shard, refusing every way out of the checkpoint's directory.
 
-    Symlinked shards are fine where they stay inside, or lead to the `blobs` folder of the hub cache, whose
-    snapshot directories hold nothing but such links.
+    Symlinked shards are fine where they stay inside, or where the directory is a snapshot of the
+    hub's cache, which holds nothing but links to the `blobs` folder beside `snapshots`.
     """
     directory = index_file.parent
     refused = f"{index_file}: names the shard {shard!r}, which lies outside {directory}; refused"
     if not shard or Path(shard).is_absolute() or ".." in Path(shard).parts or "\0" in shard:
         raise CheckpointError(refused)
     file = directory / shard
-    real, home = Path(os.path.realpath(file)), Path(os.path.realpath(directory))
-    hub_blobs = (home.parent / "blobs", home.parent.parent / "blobs")
-    if not real.is_relative_to(home) and real.parent not in hub_blobs:
+    try:
+        real, home = Path(os.path.realpath(file)), Path(os.path.realpath(directory))
+        present = file.exists()
+    except (OSError, ValueError) as error:
+        msg = f"{index_file}: the shard {shard[:80]!r} is no file name; the index is damaged"
+        raise CheckpointError(msg) from error
+    blobs = [parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots"]
+    if not real.is_relative_to(home) and real.parent not in blobs:
         raise CheckpointError(refused)
-    if not file.exists():
+    if not present:
         msg = f"{file}: missing, although {index_file.name} names it; download the checkpoint again"
         raise MissingError(msg)
     return file
@@ -215,12 +243,13 @@ def _safetensors_index(
         name = min(absent)
         where = f"; it is in {entries[name].file.name}" if name in entries else ""
         msg = (
-            f"{file}: lacks {len(absent)} of the tensors the index places there, such as {name!r}{where}; "
-            "shards and index do not belong together"
+            f"{file}: lacks {len(absent)} of the tensors the index places there, "
+            f"such as {name!r}{where}; shards and index do not belong together"
         )
         raise CheckpointError(msg)
     if not entries:
-        raise CheckpointError(f"{given}: holds no tensor")
+        msg = f"{given}: holds no tensor; download the checkpoint again"
+        raise CheckpointError(msg)
     return CheckpointIndex(
         given, directory, "safetensors", entries, tuple(shards), digest.hexdigest(), metadata
     )
@@ -228,6 +257,9 @@ def _safetensors_index(
 
 def _read_header(file: Path) -> tuple[list[TensorEntry], dict[str, str], bytes]:
     """Read and check the header of one safetensors file: 8 bytes of length, JSON, then the data."""
+    if file.exists() and not file.is_file():
+        msg = f"{file}: not a regular file; give a .safetensors file or its directory"
+        raise CheckpointError(msg)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -241,16 +273,20 @@ def _read_header(file: Path) -> tuple[list[TensorEntry], dict[str, str], bytes]:
                 raise CheckpointError(msg)
             raw = stream.read(length)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+        msg = f"{file}: cannot be read ({error.strerror})"
+        raise CheckpointError(msg) from error
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: malformed header ({error}); download it again") from error
+        msg = f"{file}: malformed header ({error}); download it again"
+        raise CheckpointError(msg) from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{file}: malformed header (not a JSON object); download it again")
+        msg = f"{file}: malformed header (not a JSON object); download it again"
+        raise CheckpointError(msg)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise CheckpointError(f"{file}: malformed header (__metadata__ is not an object)")
+        msg = f"{file}: malformed header (__metadata__ is not an object); download it again"
+        raise CheckpointError(msg)
     begin = 8 + length
     entries = sorted(
         (_entry(file, name, info, begin, size) for name, info in header.items()),
@@ -271,7 +307,7 @@ def _no_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(file: Path, name: str, info: Any, begin: int, size: int) -> TensorEntry:
-    """Check one header record: known dtype, whole shape, offsets inside the file, as many bytes as elements."""
+    """Check a header record: known dtype, whole shape, offsets in the file, bytes as elements."""
     try:
         dtype, shape = info["dtype"], tuple(info["shape"])
         start, stop = info["data_offsets"]
@@ -280,10 +316,12 @@ def _entry(file: Path, name: str, info: Any, begin: int, size: int) -> TensorEnt
     except (TypeError, KeyError, ValueError):
         well_formed, dtype = False, None
     if not well_formed:
-        msg = f"{file}: tensor {name!r} has a malformed header entry {info!r:.120}; download it again"
+        shown = repr(info)[:120]
+        msg = f"{file}: tensor {name!r} has a malformed header entry {shown}; download it again"
         raise CheckpointError(msg)
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        msg = f"{file}: tensor {name!r} has the unknown dtype {dtype!r}; known: {', '.join(DTYPE_BITS)}"
+        known = ", ".join(DTYPE_BITS)
+        msg = f"{file}: tensor {name!r} has the unknown dtype {dtype!r}; known: {known}"
         raise CheckpointError(msg)
     if begin + stop > size:
         msg = (
@@ -312,7 +350,7 @@ def _check_contiguous(file: Path, entries: list[TensorEntry], begin: int, size: 
             break
         end, last = end + entry.nbytes, entry.name
     if end != size:
-        msg = f"{file}: {size - end} bytes belong to no tensor; the file is damaged, download it again"
+        msg = f"{file}: {size - end} bytes belong to no tensor; damaged, download it again"
         raise CheckpointError(msg)
 
 
@@ -321,17 +359,23 @@ def _gguf_index(given: Path, file: Path) -> CheckpointIndex:
     from layerstats.checkpoint.gguf import read_gguf_index
 
     entries, metadata = read_gguf_index(file)
-    lines = [f"{entry.name} {entry.dtype} {entry.shape} {entry.offset}" for entry in entries.values()]
+    lines = [
+        f"{entry.name} {entry.dtype} {entry.shape} {entry.offset}" for entry in entries.values()
+    ]
     header_hash = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     files = tuple(dict.fromkeys(entry.file for entry in entries.values()))
-    return CheckpointIndex(given, file.parent, "gguf", entries, files or (file,), header_hash, metadata)
+    return CheckpointIndex(
+        given, file.parent, "gguf", entries, files or (file,), header_hash, metadata
+    )
 
 
 def read_json(file: Path) -> Any:
-    """Read a small JSON file of a checkpoint; a damaged one is a `CheckpointError` that names it."""
+    """Read a small JSON file of a checkpoint; a damaged one is a `CheckpointError` naming it."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+        msg = f"{file}: cannot be read ({error.strerror})"
+        raise CheckpointError(msg) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error}); download it again") from error
+        msg = f"{file}: not valid JSON ({error}); download it again"
+        raise CheckpointError(msg) from error

@@ -1,8 +1,8 @@
-"""What every tensor of a checkpoint is: names and shapes -> layer, module, expert, kind, orientation.
+"""What every tensor of a checkpoint is: names and shapes -> layer, module, kind, orientation.
 
-`find_layout(index, config)` sorts all tensors into weight matrices (one `Matrix` a row of matrices.csv, always
-(out_features, in_features)) and the skipped ones, each with its reason. Only headers are looked at; a
-config.json helps (tied embeddings, layer count) but is not needed.
+`find_layout(index, config)` sorts all tensors into weight matrices (one `Matrix` a row of
+matrices.csv, always (out_features, in_features)) and the skipped ones, each with its reason. Only
+headers are looked at; a config.json helps (tied embeddings, layer count) but is not needed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerstats.checkpoint.index import CheckpointIndex, TensorEntry
+from layerstats.checkpoint.quantised import packed_reason, scale_name
 from layerstats.checkpoint.roles import (
-    MEASURED_DTYPES,
     is_loss,
     matrix_kind,
     skip_reason,
@@ -24,11 +24,26 @@ from layerstats.checkpoint.roles import (
     turned_conv1d,
     turned_experts,
 )
-from layerstats.checkpoint.stacks import Blocks, canonical_names, find_stacks, is_token_table
+from layerstats.checkpoint.stacks import (
+    Blocks,
+    canonical_names,
+    find_stacks,
+    find_token_table,
+    is_token_table,
+)
 
 __all__ = ["Layout", "Matrix", "Skipped", "Stack", "find_layout"]
 
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer|decoder_head|unembed|output|proj_out)$")
+_HEAD = re.compile(
+    r"(^|\.)(lm_head|embed_out|output_layer|decoder_head|unembed|output|proj_out"
+    r"|predictions\.decoder)$"
+)
+#: Architectures that end before the words, so that a missing head says nothing about ties.
+_HEADLESS = re.compile(
+    r"(?<!LMHead)(?<!DoubleHeads)(?<!EncoderDecoder)(?<!MT)(Model|Encoder|Backbone|Transformer)$"
+    r"|Classification|ForCTC|Retriev|QuestionAnswering|MultipleChoice|Detection|Segmentation"
+)
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.)")
 _EMBEDDING = re.compile(r"emb|wte|wpe|(^|\.)shared$")
 
 
@@ -36,9 +51,10 @@ _EMBEDDING = re.compile(r"emb|wte|wpe|(^|\.)shared$")
 class Matrix:
     """One weight matrix, seen as (out_features, in_features): a row of matrices.csv.
 
-    `name` is the tensor as stored; `layer` counts blocks from 0 and is None outside them; `module` is the short
-    name without the expert's number; `transposed` says the file holds (in, out), `fused` that the matrix is slice
-    `expert` of a 3-D tensor; `scale_name` names the tensor that an 8-bit matrix must be multiplied with.
+    `name` is the tensor as stored; `layer` counts blocks from 0 and is None outside them; `module`
+    is the short name without the expert's number; `transposed` says the file holds (in, out),
+    `fused` that the matrix is slice `expert` of a 3-D tensor; `scale_name` names the tensor that an
+    8-bit matrix must be multiplied with.
     """
 
     name: str
@@ -55,7 +71,7 @@ class Matrix:
 
     @property
     def key(self) -> str:
-        """Unique name in the checkpoint: the tensor's, with the expert's number behind it for a slice."""
+        """Unique name in the checkpoint: the tensor's, for a slice with the expert's number."""
         return f"{self.name}[{self.expert}]" if self.fused else self.name
 
     @property
@@ -72,8 +88,8 @@ class Matrix:
 class Skipped:
     """A tensor that is in no matrix statistic, and why.
 
-    `lost` tells weights that ought to be measured and cannot be (an unknown dtype, packed data) from biases, norm
-    vectors and buffers, which are left out on purpose.
+    `lost` tells weights that ought to be measured and cannot be (an unknown dtype, packed data)
+    from biases, norm vectors and buffers, which are left out on purpose.
     """
 
     name: str
@@ -83,7 +99,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A block list that does not count as the model's layers: a tower, multi-token-prediction blocks."""
+    """A block list that is not among the model's layers: a tower, multi-token prediction."""
 
     path: str
     num_blocks: int
@@ -92,7 +108,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Layout:
-    """The sorted tensors of a checkpoint: `matrices` by layer (embedding first, head and others last)."""
+    """The sorted tensors of a checkpoint: `matrices` by layer, embedding first, head last."""
 
     num_layers: int
     layers_path: str | None
@@ -146,82 +162,116 @@ def find_layout(index: CheckpointIndex, config: Mapping[str, Any] | None = None)
     names = canonical_names({name: entry.shape for name, entry in index.entries.items()})
     shapes = {names[name]: entry.shape for name, entry in index.entries.items()}
     main, others = find_stacks(shapes)
+    table = find_token_table(main + others, shapes)
     place = _places(main)
+    located = {name: _locate(new, place) for name, new in names.items()}
+    width = _hidden_size(index.entries, located, shapes[table][1] if table else 0)
     aside = tuple(prefix + "." for stack in others for prefix in stack.prefixes)
     matrices: list[Matrix] = []
     skipped: list[Skipped] = []
     for name, entry in index.entries.items():
-        canonical = names[name]
-        layer, rest = _locate(canonical, place)
-        # A GGUF tensor is read as float32 whatever its type, but for those that its reader names.
-        dtype = "F32" if index.format == "gguf" else entry.dtype
-        reason = skip_reason(canonical, dtype, entry.shape, in_block=layer is not None)
-        reason = reason or index.metadata.get("layerstats.gguf_unreadable", {}).get(name)
-        reason = reason or _missing_scale(entry, index.entries)
+        canonical, (layer, rest) = names[name], located[name]
+        reason = skip_reason(canonical, entry.dtype, entry.shape, in_block=layer is not None)
+        reason = reason or packed_reason(entry, index.entries) or _no_experts(entry, width)
         if reason:
             skipped.append(Skipped(name, reason, lost=is_loss(reason)))
             continue
-        in_tower = canonical.startswith(aside) if aside else False
-        matrices += _rows(entry, layer, rest, in_tower, _scale_of(entry, index.entries))
-    width = _hidden_size(matrices)
-    turned = _turn(matrices, index.entries, width)
-    turned = _mark_head(turned)
-    turned.sort(key=_order)
+        kind = matrix_kind(rest) if layer is not None else "other"
+        if layer is None and not (aside and canonical.startswith(aside)):
+            kind = "embed" if canonical == table else _kind_outside(rest)
+            rest = rest.removeprefix("model.").removeprefix("transformer.")
+        matrices += _rows(entry, layer, rest, kind, scale_name(entry, index.entries))
+    matrices = _mark_head(_turn(matrices, index.entries, width))
+    matrices.sort(key=_order)
     return Layout(
         num_layers=sum(len(stack.prefixes) for stack in main),
-        layers_path=" + ".join(stack.path for stack in main) or None,
-        tied_embeddings=_tied(turned, config),
-        matrices=tuple(turned),
+        layers_path=" + ".join(_shown(stack) for stack in main) or None,
+        tied_embeddings=_tied(matrices, table, config),
+        matrices=tuple(matrices),
         skipped=tuple(sorted(skipped, key=lambda skip: skip.name)),
         stacks=tuple(Stack(stack.path, len(stack.prefixes), stack.parameters) for stack in others),
         notes=tuple(_notes(main, config)),
     )
 
 
-def _places(main: list[Blocks]) -> dict[str, int]:
-    prefixes = [prefix for stack in main for prefix in stack.prefixes]
-    return {prefix: layer for layer, prefix in enumerate(prefixes)}
+def _shown(stack: Blocks) -> str:
+    return stack.path if stack.beside is None else f"{stack.path} + {stack.beside.path}"
 
 
-def _locate(name: str, place: Mapping[str, int]) -> tuple[int | None, str]:
+def _places(main: list[Blocks]) -> dict[str, tuple[int, str]]:
+    """Map the prefix of a block to its layer and to what its module names begin with.
+
+    Names begin behind the block's number; where two lists make up the blocks, with the list's own
+    name.
+    """
+    blocks = [(stack, at) for stack in main for at in range(len(stack.prefixes))]
+    places: dict[str, tuple[int, str]] = {}
+    for layer, (stack, at) in enumerate(blocks):
+        places[stack.prefixes[at]] = layer, ""
+        if stack.beside is not None:
+            for part in (stack, stack.beside):
+                places[part.prefixes[at]] = layer, part.path.rpartition(".")[2] + "."
+    return places
+
+
+def _locate(name: str, places: Mapping[str, tuple[int, str]]) -> tuple[int | None, str]:
     """Return the layer of a tensor and its name inside the layer."""
-    parts = name.split(".")
-    for position, part in enumerate(parts[:-1]):
-        if part.isdigit() and (layer := place.get(".".join(parts[: position + 1]))) is not None:
-            return layer, ".".join(parts[position + 1 :])
+    for number in _NUMBER.finditer(name):
+        if (place := places.get(name[: number.end()])) is not None:
+            return place[0], place[1] + name[number.end() + 1 :]
     return None, name
 
 
+def _kind_outside(name: str) -> str:
+    """Tell embeddings from whatever else is outside the blocks."""
+    module = name.removesuffix(".weight")
+    leaf = module.rpartition(".")[2].lower()
+    return "embed" if _EMBEDDING.search(leaf) and not _HEAD.search(module) else "other"
+
+
 def _rows(
-    entry: TensorEntry, layer: int | None, rest: str, in_tower: bool, scale: str | None
+    entry: TensorEntry, layer: int | None, rest: str, kind: str, scale: str | None
 ) -> Iterator[Matrix]:
     """Yield the matrix of a 2-D tensor, or each expert of a 3-D one, as stored."""
     module, expert = split_expert(rest.removesuffix(".weight"))
-    kind = matrix_kind(module) if layer is not None else "other"
-    if layer is None and not in_tower:
-        module = module.removeprefix("model.").removeprefix("transformer.")
-        if _EMBEDDING.search(module.rpartition(".")[2].lower()) and not _HEAD.search(module):
-            kind = "embed"
+    rows, cols = entry.shape[-2:]
+    matrix = Matrix(
+        name=entry.name,
+        layer=layer,
+        module=module,
+        expert=expert,
+        kind=kind,
+        shape=(rows, cols),
+        dtype=entry.dtype,
+        nbytes=entry.nbytes,
+        scale_name=scale,
+    )
     if len(entry.shape) == 2:
-        shape = (entry.shape[0], entry.shape[1])
-        yield Matrix(
-            entry.name, layer, module, expert, kind, shape, entry.dtype, entry.nbytes, scale_name=scale
-        )
+        yield matrix
         return
-    count, rows, cols = entry.shape
+    count = entry.shape[0]
     for number in range(count):
-        yield Matrix(
-            entry.name, layer, module, number, kind, (rows, cols), entry.dtype, entry.nbytes // count, fused=True
-        )
+        yield dataclasses.replace(matrix, expert=number, nbytes=entry.nbytes // count, fused=True)
 
 
-def _hidden_size(matrices: list[Matrix]) -> int:
-    """Return the width of the model: the token embedding's, else what the block matrices share most."""
-    tables = [matrix.shape for matrix in matrices if matrix.kind == "embed"]
-    if tables:
-        return max(tables)[1]
-    sizes = Counter(size for matrix in matrices if matrix.layer == 0 for size in set(matrix.shape))
-    return max(sizes, key=lambda size: (sizes[size], -size), default=0)
+def _hidden_size(
+    entries: Mapping[str, TensorEntry], located: Mapping[str, tuple[int | None, str]], table: int
+) -> int:
+    """Return the size that the blocks' matrices share most, the token embedding's on a tie."""
+    sizes = Counter(
+        size
+        for name, entry in entries.items()
+        if located[name][0] is not None and len(entry.shape) == 2 and not name.endswith("bias")
+        for size in set(entry.shape)
+    )
+    return max(sizes, key=lambda size: (sizes[size], size == table, -size), default=table)
+
+
+def _no_experts(entry: TensorEntry, width: int) -> str | None:
+    """Refuse a 3-D tensor that is one linear map with its heads apart, as XLNet has them."""
+    if len(entry.shape) == 3 and entry.shape[0] == width and "expert" not in entry.name:
+        return f"3-D tensor of shape {list(entry.shape)} that is no stack of experts"
+    return None
 
 
 def _turn(matrices: list[Matrix], entries: Mapping[str, TensorEntry], width: int) -> list[Matrix]:
@@ -249,38 +299,47 @@ def _turn(matrices: list[Matrix], entries: Mapping[str, TensorEntry], width: int
 
 
 def _mark_head(matrices: list[Matrix]) -> list[Matrix]:
-    """Find the output head: by name, else the matrix outside the blocks with the token embedding's shape."""
+    """Find the output head: by name, else a matrix outside the blocks shaped as the embedding."""
     outside = [matrix for matrix in matrices if matrix.layer is None]
     tables = [matrix.shape for matrix in outside if matrix.kind == "embed"]
     vocabulary = max(tables, default=None)
-    candidates = [matrix for matrix in outside if matrix.kind == "other"]
+    candidates = sorted(
+        (matrix for matrix in outside if matrix.kind == "other"), key=lambda matrix: matrix.name
+    )
     named = [matrix for matrix in candidates if _HEAD.search(matrix.module)]
     same_shape = [matrix for matrix in candidates if matrix.shape == vocabulary]
     head = next(iter(named or same_shape), None)
     return [
-        dataclasses.replace(matrix, kind="head") if matrix is head else matrix for matrix in matrices
+        dataclasses.replace(matrix, kind="head") if matrix is head else matrix
+        for matrix in matrices
     ]
 
 
-def _order(matrix: Matrix) -> tuple[int, int, str, int]:
+def _order(matrix: Matrix) -> tuple[int, int, str, int, str]:
     """Sort embedding, blocks by depth, head, others; inside a layer by name and expert."""
-    group = {"embed": 0, "head": 2, "other": 3}.get(matrix.kind, 1) if matrix.layer is None else 1
-    return group, matrix.layer or 0, matrix.module, matrix.expert if matrix.expert is not None else -1
+    outside = {"embed": 0, "head": 2, "other": 3}
+    group = outside[matrix.kind] if matrix.layer is None else 1
+    expert = -1 if matrix.expert is None else matrix.expert
+    return group, matrix.layer or 0, matrix.module, expert, matrix.name
 
 
-def _tied(matrices: list[Matrix], config: Mapping[str, Any] | None) -> bool:
+def _tied(matrices: list[Matrix], table: str | None, config: Mapping[str, Any] | None) -> bool:
     """Tell whether input and output embedding are one tensor.
 
-    Only one of the two is stored, and the config does not say otherwise; or the config says so.
+    Only one of the two is stored, although the architecture has both; or both are, and the config
+    says that they are tied. A nested config may speak of another part of the model, so it does not
+    outweigh a head that is missing.
     """
-    kinds = {matrix.kind for matrix in matrices}
+    head = any(matrix.kind == "head" for matrix in matrices)
     said = _from_config(config, "tie_word_embeddings")
-    if "embed" in kinds and "head" in kinds:
+    if table and head:
         return bool(said)
-    headless = _from_config(config, "architectures") or []
-    if any(str(name).endswith("Model") for name in headless) and said is None:
+    if not (table or head):
         return False
-    return bool(kinds & {"embed", "head"}) and said is not False
+    architectures = (config or {}).get("architectures") or []
+    if architectures:
+        return not any(_HEADLESS.search(str(name)) for name in architectures)
+    return said is not False
 
 
 def _from_config(config: Mapping[str, Any] | None, key: str) -> Any:
@@ -302,7 +361,7 @@ def _notes(main: list[Blocks], config: Mapping[str, Any] | None) -> Iterator[str
     said = _from_config(config, "num_hidden_layers")
     if isinstance(said, int) and len(main) == 1 and said > stored:
         gaps = _gaps(main[0])
-        if stored == 1:
+        if stored == 1 and not gaps:
             yield f"the file stores 1 block, which the model uses {said} times: one layer"
         elif gaps:
             yield f"blocks {gaps} of {main[0].path} hold no weight matrix; layers count the others"
@@ -316,21 +375,3 @@ def _notes(main: list[Blocks], config: Mapping[str, Any] | None) -> Iterator[str
 def _gaps(stack: Blocks) -> list[int]:
     numbers = [int(re.findall(r"\d+", prefix)[-1]) for prefix in stack.prefixes]
     return sorted(set(range(numbers[-1] + 1)) - set(numbers))
-
-
-def _scale_of(entry: TensorEntry, entries: Mapping[str, TensorEntry]) -> str | None:
-    """Name the scale of an 8-bit matrix (`weight_scale_inv`, `weight_scale`) if the file holds one."""
-    if entry.dtype not in ("F8_E4M3", "F8_E5M2", "I8"):
-        return None
-    return next((entry.name + end for end in ("_scale_inv", "_scale") if entry.name + end in entries), None)
-
-
-def _missing_scale(entry: TensorEntry, entries: Mapping[str, TensorEntry]) -> str | None:
-    """Refuse integer matrices that stand for other numbers which cannot be worked out here."""
-    if not entry.dtype.startswith(("I", "U")) or entry.dtype not in MEASURED_DTYPES:
-        return None
-    base = entry.name.removesuffix(".weight")
-    packed = (".absmax", ".quant_map", ".nested_absmax", ".SCB")
-    if any(entry.name + end in entries or base + end in entries for end in packed):
-        return f"quantised weights stored as {entry.dtype}; dequantise the checkpoint first"
-    return None

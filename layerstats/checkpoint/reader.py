@@ -1,7 +1,8 @@
-"""Reading weights: `Checkpoint` reads one tensor, `LayerReader` walks the model one layer at a time.
+"""Reading weights: `Checkpoint` reads a tensor, `LayerReader` walks the model one layer at a time.
 
-Bytes are read with `pread` into fresh memory, never mapped, so neither anonymous nor file-backed pages outlive
-the layer that is held. The reader fetches the next layer while the current one is worked on.
+Bytes are read with `pread` into fresh memory, never mapped, so neither anonymous nor file-backed
+pages outlive the layer that is held. The reader fetches the next layer while the current one is
+worked on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,18 +48,22 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-
+if hasattr(torch, "float8_e8m0fnu"):  # the scales of MX formats, known to torch from 2.7 on
+    TORCH_DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 #: Tensors from this size on get pages of their own.
 _OWN_PAGES_BYTES = 1 << 20
+#: Numbers of neighbouring weights that share a scale, the usual ones first.
+_BLOCKS = (128, 64, 32, 16, 1, 256, 512)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
 class Layer:
     """The weight matrices of one block, in memory.
 
-    `weights` maps a matrix's path (`self_attn.q_proj`, `mlp.experts.3.gate_proj`) to its tensor, shape
-    (out_features, in_features), dtype as stored; `matrices` maps the same paths to their `Matrix`.
+    `weights` maps a matrix's path (`self_attn.q_proj`, `mlp.experts.3.gate_proj`) to its tensor,
+    shape (out_features, in_features), dtype as stored; `matrices` maps the same paths to their
+    `Matrix`.
     """
 
     index: int
@@ -75,10 +80,11 @@ class Checkpoint:
     >>> import tempfile
     >>> from safetensors.torch import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_file({"h.0.fc.weight": torch.ones(3, 2)}, f"{folder}/model.safetensors")
+    ...     blocks = {f"h.{n}.fc.weight": torch.ones(3, 2) for n in range(2)}
+    ...     save_file(blocks, f"{folder}/model.safetensors")
     ...     checkpoint = open_checkpoint(folder)
     ...     [tuple(layer.weights["fc"].shape) for layer in LayerReader(checkpoint)]
-    [(3, 2)]
+    [(3, 2), (3, 2)]
     """
 
     path: Path
@@ -98,7 +104,8 @@ class Checkpoint:
         """
         entry = self.index.entries.get(name)
         if entry is None:
-            raise MissingError(f"{self.path}: {choices('tensor', name, self.index.entries)[:300]}")
+            msg = f"{self.path}: {choices('tensor', name, self.index.entries)[:300]}"
+            raise MissingError(msg)
         if self.index.format == "gguf":
             from layerstats.checkpoint.gguf import read_gguf_tensor
 
@@ -106,7 +113,7 @@ class Checkpoint:
         return _read_range(entry, 0, entry.shape)
 
     def read_matrix(self, matrix: Matrix) -> torch.Tensor:
-        """Read one weight matrix, shape (out_features, in_features), 8-bit weights times their scale."""
+        """Read a matrix as (out_features, in_features), 8-bit weights times their scale."""
         entry = self.index.entries[matrix.name]
         if matrix.fused and self.index.format == "safetensors":
             stored = matrix.shape[::-1] if matrix.transposed else matrix.shape
@@ -116,11 +123,12 @@ class Checkpoint:
             weight = self.read(matrix.name)
             weight = weight[matrix.expert] if matrix.fused else weight
         if matrix.scale_name is not None:
-            weight = _scaled(weight, self.read(matrix.scale_name), matrix)
+            scale = self.read(matrix.scale_name)
+            weight = _scaled(weight, scale[matrix.expert] if matrix.fused else scale, matrix)
         return weight.T.contiguous() if matrix.transposed else weight
 
     def read_rows(self, matrix: Matrix, rows: int) -> Iterator[torch.Tensor]:
-        """Yield a matrix in pieces of at most `rows` stored rows, for embeddings larger than any layer."""
+        """Yield a matrix in pieces of at most `rows` stored rows: embeddings dwarf any layer."""
         entry = self.index.entries[matrix.name]
         if self.index.format == "gguf" or matrix.fused or matrix.scale_name or matrix.transposed:
             yield self.read_matrix(matrix)
@@ -162,15 +170,16 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     config_file = index.directory / "config.json"
     config = read_json(config_file) if config_file.is_file() else None
     if config is not None and not isinstance(config, dict):
-        raise CheckpointError(f"{config_file}: not a JSON object; download it again")
+        msg = f"{config_file}: not a JSON object; download it again"
+        raise CheckpointError(msg)
     return Checkpoint(Path(path), index, find_layout(index, config), config)
 
 
 def _read_range(entry: TensorEntry, start: int, shape: Sequence[int]) -> torch.Tensor:
-    """Read a contiguous part of a tensor, `start` bytes from its beginning, into memory of its own."""
+    """Read a contiguous part of a tensor, `start` bytes from its beginning, into its own memory."""
     dtype = TORCH_DTYPES.get(entry.dtype)
     if dtype is None:
-        msg = f"{entry.file}: tensor {entry.name!r} has dtype {entry.dtype}, which torch cannot hold"
+        msg = f"{entry.file}: tensor {entry.name!r}: torch cannot hold the dtype {entry.dtype}"
         raise CheckpointError(msg)
     tensor = _empty(tuple(shape), dtype)
     if tensor.numel() == 0:
@@ -183,7 +192,7 @@ def _read_range(entry: TensorEntry, start: int, shape: Sequence[int]) -> torch.T
             while done < len(view):
                 count = os.preadv(descriptor, [view[done:]], entry.offset + start + done)
                 if count == 0:
-                    msg = f"{entry.file}: ends in the middle of tensor {entry.name!r}; download it again"
+                    msg = f"{entry.file}: ends inside tensor {entry.name!r}; download it again"
                     raise CheckpointError(msg)
                 done += count
         finally:
@@ -197,8 +206,8 @@ def _read_range(entry: TensorEntry, start: int, shape: Sequence[int]) -> torch.T
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Allocate a tensor whose memory goes back to the system the moment it is let go.
 
-    The C library would keep large freed pieces for itself, and a model streamed through would leave more than a layer
-    behind: anonymous pages of its own are what bounds the memory of a run.
+    The C library would keep large freed pieces for itself, and a model streamed through would leave
+    more than a layer behind: anonymous pages of its own are what bounds the memory of a run.
     """
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < _OWN_PAGES_BYTES:
@@ -208,27 +217,39 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 def _scaled(weight: torch.Tensor, scale: torch.Tensor, matrix: Matrix) -> torch.Tensor:
-    """Multiply an 8-bit matrix with its scale: one number, one per row, or one per 128 x 128 block."""
+    """Multiply an 8-bit matrix with its scale: one number, one per row, or one per block of it."""
     full = weight.to(torch.float32)
     scale = scale.to(torch.float32)
-    rows, cols = full.shape
     if scale.numel() == 1:
         return full.mul_(scale.reshape(()))
-    if scale.numel() == rows and scale.shape[0] == rows:
-        return full.mul_(scale.reshape(rows, 1))
-    for block in (128, 64, 32):
-        if tuple(scale.shape) == (-(-rows // block), -(-cols // block)):
-            spread = scale.repeat_interleave(block, 0)[:rows].repeat_interleave(block, 1)[:, :cols]
-            return full.mul_(spread)
-    msg = f"tensor {matrix.scale_name!r} of shape {list(scale.shape)} does not fit {matrix.name!r} {list(full.shape)}"
-    raise CheckpointError(msg)
+    rows, cols = full.shape
+    if tuple(scale.shape) == (rows,):
+        scale = scale.reshape(rows, 1)
+    blocks = [_block(size, count) for size, count in zip(full.shape, scale.shape, strict=False)]
+    if scale.dim() != 2 or None in blocks:
+        msg = (
+            f"tensor {matrix.scale_name!r} of shape {list(scale.shape)} "
+            f"does not fit {matrix.name!r} of shape {list(full.shape)}"
+        )
+        raise CheckpointError(msg)
+    for dim, (size, block) in enumerate(zip((rows, cols), blocks, strict=True)):
+        assert block is not None
+        if block < size:
+            scale = scale.repeat_interleave(block, dim).narrow(dim, 0, size)
+    return full.mul_(scale)
+
+
+def _block(size: int, count: int) -> int | None:
+    """Return how many rows or columns share a scale when `size` of them have `count` scales."""
+    return next((block for block in (size, *_BLOCKS) if -(-size // block) == count), None)
 
 
 class LayerReader:
     """Iterate over the blocks of a checkpoint in file order, one in memory and one on its way.
 
-    The next layer is fetched by a thread as soon as the layer *before* the one just handed out has been let go,
-    so a `for` loop holds two layers at the most; whoever keeps layers gets them one by one without prefetch.
+    The next layer is fetched by a thread as soon as the layer *before* the one just handed out has
+    been let go, so a `for` loop holds two layers at the most; whoever keeps layers gets them one by
+    one without prefetch.
 
     Parameters
     ----------
@@ -250,47 +271,51 @@ class LayerReader:
             if matrix.layer is not None and (layers is None or matrix.layer in layers):
                 rows.setdefault(matrix.layer, []).append(matrix)
         self._matrices = rows
-        self.order: tuple[int, ...] = tuple(sorted(rows, key=self._first_byte))
+        self._file_numbers = {file: number for number, file in enumerate(checkpoint.index.files)}
+        first = {layer: min(map(self._place, matrices)) for layer, matrices in rows.items()}
+        self.order: tuple[int, ...] = tuple(sorted(first, key=first.__getitem__))
 
-    def _first_byte(self, layer: int) -> tuple[int, int]:
-        files = self.checkpoint.index.files
-        entries = [self.checkpoint.index.entries[matrix.name] for matrix in self._matrices[layer]]
-        return min((files.index(entry.file), entry.offset) for entry in entries)
+    def _place(self, matrix: Matrix) -> tuple[int, int, int]:
+        """Return where a matrix lies: number of the file, offset, expert."""
+        entry = self.checkpoint.index.entries[matrix.name]
+        return self._file_numbers[entry.file], entry.offset, matrix.expert or 0
 
     def __len__(self) -> int:
         return len(self.order)
 
     def read(self, layer: int) -> Layer:
         """Read one layer, its tensors in the order of the file."""
-        entries = self.checkpoint.index.entries
-        matrices = sorted(
-            self._matrices[layer],
-            key=lambda matrix: (str(entries[matrix.name].file), entries[matrix.name].offset, matrix.expert or 0),
-        )
+        matrices = sorted(self._matrices[layer], key=self._place)
         weights = {matrix.path: self.checkpoint.read_matrix(matrix) for matrix in matrices}
         by_path = {matrix.path: matrix for matrix in self._matrices[layer]}
         return Layer(layer, {path: weights[path] for path in by_path}, by_path)
 
     def __iter__(self) -> Iterator[Layer]:
-        if not self.prefetch:
-            for number in self.order:
-                yield self.read(number)
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="layerstats-read") as pool:
-            yield from self._prefetched(pool)
+        if self.prefetch:
+            return self._prefetched()
+        return (self.read(number) for number in self.order)
 
-    def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[Layer]:
-        """Hand out layer i while the thread reads i + 1, which it starts once layer i - 1 has been let go."""
+    def _prefetched(self) -> Iterator[Layer]:
+        """Hand out layer i; a thread reads i + 1 meanwhile, once i - 1 has been let go."""
         stopped = threading.Event()
         before = threading.Event()  # set when the layer before the one handed out is gone
         before.set()
+        thread = None
         try:
-            # One slot instead of a variable: this frame must not keep the layer that it has handed out.
+            # One slot, no variable: this frame must not keep the layer that it has handed out.
             slot = [self.read(self.order[0])] if self.order else []
             for upcoming in self.order[1:]:
-                fetched = pool.submit(self._fetch, upcoming, before, stopped)
+                fetched: Future[Layer] = Future()
+                # A daemon: nobody has to use an iterator up to be able to leave Python.
+                thread = threading.Thread(
+                    target=self._fetch,
+                    args=(upcoming, before, stopped, fetched),
+                    name="layerstats-read",
+                    daemon=True,
+                )
+                thread.start()
                 current = threading.Event()
-                weakref.finalize(slot[0], current.set)
+                weakref.finalize(slot[0], current.set).atexit = False
                 yield slot.pop()
                 before.set()  # needed now, whoever still holds the layer before
                 slot.append(fetched.result())
@@ -300,9 +325,15 @@ class LayerReader:
         finally:
             stopped.set()
             before.set()
+            if thread is not None:
+                thread.join()
 
-    def _fetch(self, layer: int, go: threading.Event, stopped: threading.Event) -> Layer:
+    def _fetch(
+        self, layer: int, go: threading.Event, stopped: threading.Event, fetched: Future[Layer]
+    ) -> None:
         go.wait()
-        if stopped.is_set():
-            raise CancelledError
-        return self.read(layer)
+        try:
+            if not stopped.is_set():
+                fetched.set_result(self.read(layer))
+        except BaseException as error:  # handed to whoever waits for the layer
+            fetched.set_exception(error)

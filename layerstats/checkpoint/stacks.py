@@ -1,9 +1,9 @@
 """Which tensors form the blocks of a model, found from names and shapes alone.
 
 A block list is a place in the names where a number stands (`model.layers.7.…`). The outermost such
-places are the candidates; what is nested deeper (experts, sub-layers) belongs to a block. Among several
-candidates the main text stack is the one that no name marks as a tower and whose width and path agree
-with the token embedding.
+places are the candidates; what is nested deeper (experts, sub-layers) belongs to a block. Among
+several candidates the main text stack is the one that no name marks as a tower and whose width and
+path agree with the token embedding.
 """
 
 from __future__ import annotations
@@ -20,27 +20,38 @@ __all__ = ["Blocks", "canonical_names", "find_stacks", "find_token_table", "is_t
 Shapes = Mapping[str, tuple[int, ...]]
 
 _WRAPPERS = frozenset(
-    """module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module _forward_module
-    base_layer""".split()
+    [
+        "module",
+        "_orig_mod",
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "_forward_module",
+        "base_layer",
+    ]
 )
 _TOWER = re.compile(
-    r"vision|visual|image|video|audio|speech|sound|wav2|\bvit\b|vit_|patch|mtp|nextn|eagle|medusa|draft"
-    r"|adapter|lora|prompt|projector|connector|merger|resampler|qformer|q_former|perceiver|expert|codec"
-    r"|talker|depth_decoder|code_predictor|vocoder|bridge|tower"
+    r"vision|visual|image|video|audio|speech|sound|wav2|\bvit\b|vit_|patch|mtp|nextn|eagle|medusa"
+    r"|draft|adapter|lora|prompt|projector|connector|merger|resampler|qformer|q_former|perceiver"
+    r"|expert|codec|talker|depth_decoder|code_predictor|vocoder|bridge|tower"
 )
-_MULTI_TOKEN = frozenset("eh_proj enorm hnorm shared_head embed_tokens nextn mtp_block".split())
+_MULTI_TOKEN = frozenset(
+    ["eh_proj", "enorm", "hnorm", "shared_head", "embed_tokens", "nextn", "mtp_block"]
+)
 _TOKENS = re.compile(r"emb|wte|word_emb|tok_|shared$")
-_NOT_TOKENS = re.compile(r"pos|wpe|type|segment|patch|norm|ln_|vision|visual|image|audio|rotary|proj")
+_NOT_TOKENS = re.compile(
+    r"pos|wpe|type|segment|patch|norm|ln_|vision|visual|image|audio|rotary|proj|out$|unemb"
+)
 _NO_INPUT = re.compile(r"head|class|logit|score|predict|out|proj|fc")
 _CROSS = re.compile(r"cross|encdec|enc_dec|encoder_attn|inter_attention")
 _QUERY = re.compile(r"^(q|wq|to_q|q_proj|q_lin|linear_q|query|query_(net|proj|layer))$")
 _ATTENTION = re.compile(r"att|q_proj|query|qkv|q_lin|wq")
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.)")
 _GLUED = re.compile(r"^([A-Za-z][A-Za-z_]*?)_?(\d+)$")
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """One block list: `path` as a user writes it, and the name prefix of each of its blocks in order.
+    """One block list: `path` as a user writes it, and the name prefix of each block in order.
 
     `beside` is a second list whose elements belong to the same blocks (attention and feed-forward
     numbered apart, as XLM has them).
@@ -53,7 +64,7 @@ class Blocks:
 
 
 def canonical_names(shapes: Shapes) -> dict[str, str]:
-    """Map each stored name to one without training wrappers and with the block's number standing alone.
+    """Map each stored name to one without training wrappers, the block's number standing alone.
 
     Wrappers are `module.`, `_orig_mod.`, FSDP's and checkpointing's infixes; `layer_3.attn` becomes
     `layer.3.attn` where no block list is found otherwise.
@@ -90,10 +101,14 @@ def _unglued(name: str) -> str:
 
 
 def _usable(shapes: Shapes) -> bool:
-    model = _Model(shapes)
-    return any(
-        len(model.matrices[prefix]) > 1 for stack in model.stacks() for prefix in stack.prefixes
-    )
+    """Tell whether some number in the names has more than one matrix behind it, as a block has."""
+    seen: set[str] = set()
+    for name, shape in shapes.items():
+        if (number := _NUMBER.search(name)) and _looks_like_matrix(name, shape):
+            if name[: number.end()] in seen:
+                return True
+            seen.add(name[: number.end()])
+    return False
 
 
 def is_token_table(name: str, shape: tuple[int, ...]) -> bool:
@@ -104,14 +119,21 @@ def is_token_table(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def find_token_table(stacks: Sequence[Blocks], shapes: Shapes) -> str | None:
-    """Name the token embedding: by its name, else a tall matrix outside every list, near the blocks."""
+    """Name the token embedding: by its name, else a tall matrix outside the lists, near them."""
     prefixes = tuple(prefix + "." for stack in stacks for prefix in _all_prefixes(stack))
     if not prefixes:
         return None
     outside = {name: shape for name, shape in shapes.items() if not name.startswith(prefixes)}
-    tables = {name: shape for name, shape in outside.items() if is_token_table(name, shape)}
+    # A linear map may be called an embedding, too: it has a bias, or is a vector in two dimensions.
+    tables = {
+        name: shape
+        for name, shape in outside.items()
+        if is_token_table(name, shape)
+        and min(shape) > 1
+        and name.removesuffix("weight") + "bias" not in shapes
+    }
     if tables:
-        return max(tables, key=lambda name: (tables[name], name))
+        return min(tables, key=lambda name: (-tables[name][0], -tables[name][1], name))
     # A head is as tall; an embedding more often shares its path with the blocks.
     tall = {
         name: (max(len(_shared_path(name, stack.path)) for stack in stacks), shape[0], name)
@@ -132,8 +154,8 @@ def find_stacks(shapes: Shapes) -> tuple[list[Blocks], list[Blocks]]:
     Returns
     -------
     main, others
-        `main` is empty (no block list), one stack, or encoder and decoder in this order; `others` holds
-        towers, multi-token-prediction blocks and whatever else is a list.
+        `main` is empty (no block list), one stack, or encoder and decoder in this order; `others`
+        holds towers, multi-token-prediction blocks and whatever else is a list.
     """
     model = _Model(shapes)
     stacks = _joined(model.stacks(), model)
@@ -152,7 +174,7 @@ def find_stacks(shapes: Shapes) -> tuple[list[Blocks], list[Blocks]]:
 
 
 class _Model:
-    """The names of a model sorted once by the numbered places in them, for look-ups in constant time."""
+    """The names of a model sorted once by the numbers in them, for look-ups in constant time."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -167,21 +189,18 @@ class _Model:
             if len(shape) in (4, 5) and shape[1] == 3 and "bias" not in name
         ]
         for name, shape in shapes.items():
-            parts = name.split(".")
             matrix = _looks_like_matrix(name, shape)
-            for position, part in enumerate(parts[:-1]):
-                if part.isdecimal():
-                    prefix = ".".join(parts[: position + 1])
-                    self.lists[".".join(parts[:position])].add(prefix)
-                    self.tensors[prefix].append(name)
-                    if matrix:
-                        self.matrices[prefix].append(name)
+            for number in _NUMBER.finditer(name):
+                prefix = name[: number.end()]
+                self.lists[name[: max(number.start() - 1, 0)]].add(prefix)
+                self.tensors[prefix].append(name)
+                if matrix:
+                    self.matrices[prefix].append(name)
         self.inner: dict[str, list[str]] = defaultdict(list)
         for path in sorted(self.lists, key=lambda path: (len(path), path)):
-            parts = path.split(".")
-            numbered = [position for position, part in enumerate(parts) if part.isdecimal()]
-            if numbered:
-                self.inner[".".join(parts[: numbered[-1] + 1])].append(path)
+            numbers = list(_NUMBER.finditer(path + "."))
+            if numbers:
+                self.inner[path[: numbers[-1].end()]].append(path)
 
     def stacks(self) -> list[Blocks]:
         """Collect the outermost lists whose elements hold matrices."""
@@ -195,7 +214,7 @@ class _Model:
         ]
 
     def expand(self, path: str) -> Blocks | None:
-        """Turn a list into blocks, one list deeper where its elements are stages or wrappers of blocks."""
+        """Turn a list into blocks, one list deeper where its elements are stages of blocks."""
         prefixes: list[str] = []
         shown = path
         for element in sorted(self.lists[path], key=_numbers):
@@ -205,7 +224,7 @@ class _Model:
                 shown = inner.path if len(self.lists[path]) == 1 or not path else path
             elif self.matrices[element]:
                 prefixes.append(element)
-        # A sequential model keeps its embedding and head in the same list, before and behind the blocks.
+        # A sequential model keeps embedding and head in the same list, before and behind.
         if any(len(self.matrices[prefix]) > 1 for prefix in prefixes):
             while len(self.matrices[prefixes[0]]) == 1:
                 del prefixes[0]
@@ -220,8 +239,8 @@ class _Model:
     def inner_blocks(self, element: str) -> Blocks | None:
         """Return the block list inside `element` if the element is only a wrapper around one.
 
-        Experts and sub-layers must not be taken for blocks: a wrapper has next to no matrix of its own
-        beside the list and its embeddings, and each block in it has attention and at least four
+        Experts and sub-layers must not be taken for blocks: a wrapper has next to no matrix of its
+        own beside the list and its embeddings, and each block in it has attention and at least four
         matrices; what is called a stage may hold blocks without attention.
         """
         stage = "stage" in element.lower()
@@ -240,7 +259,7 @@ class _Model:
 
 
 def _looks_like_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Tell weights from vectors and kernels; packed weights of one column count, they were matrices."""
+    """Tell weights from vectors and kernels; packed weights in one column were matrices."""
     if "bias" in name.rpartition(".")[2] or 0 in shape:
         return False
     if len(shape) == 3:
@@ -259,7 +278,7 @@ def _all_prefixes(stack: Blocks) -> Iterator[str]:
 
 
 def _joined(stacks: list[Blocks], model: _Model) -> list[Blocks]:
-    """Join two lists beside each other, one all attention and one all feed-forward, into one of blocks."""
+    """Join lists beside each other, one all attention and one all feed-forward, into blocks."""
     kinds: dict[tuple[str, tuple[int, ...]], dict[bool, list[Blocks]]] = {}
     for stack in stacks:
         names = [name.lower() for prefix in stack.prefixes for name in model.matrices[prefix]]
@@ -274,14 +293,16 @@ def _joined(stacks: list[Blocks], model: _Model) -> list[Blocks]:
             if len(first.prefixes) > 1:
                 size = first.parameters + second.parameters
                 both = dataclasses.replace(first, parameters=size, beside=second)
-                stacks = [both if stack is first else stack for stack in stacks if stack is not second]
+                stacks = [
+                    both if stack is first else stack for stack in stacks if stack is not second
+                ]
     return stacks
 
 
 def _rank(stack: Blocks, table: str | None, model: _Model) -> tuple[float, ...]:
-    """Order candidates: whole blocks, agreeing with the token embedding, no decoder first, larger."""
+    """Order candidates: whole blocks, as wide as the token embedding, no decoder, near, large."""
     per_block = Counter(min(len(model.matrices[prefix]), 4) for prefix in stack.prefixes)
-    whole = per_block.most_common(1)[0][0] >= 3
+    whole = per_block.most_common(1)[0][0] >= 2
     if table is None:
         return whole, stack.parameters
     return (
@@ -310,9 +331,10 @@ def _shared_path(one: str, other: str) -> list[str]:
 
 
 def _is_tower(stack: Blocks, table: str, model: _Model) -> bool:
-    """Tell whether a name, or an image kernel nearer than the token table, marks a stack as a tower.
+    """Tell whether a name, or an image kernel nearer than the token table, marks a tower.
 
-    What the stack's path shares with the token table's cannot set the two apart (`speecht5.encoder`).
+    What the stack's path shares with the token table's cannot set the two apart
+    (`speecht5.encoder`).
     """
     shared = len(_shared_path(table, stack.path))
     if _TOWER.search(".".join(stack.path.split(".")[shared:]).lower()):
@@ -328,10 +350,11 @@ def _is_tower(stack: Blocks, table: str, model: _Model) -> bool:
 def _with_mate(best: Blocks, stacks: Sequence[Blocks], model: _Model) -> list[Blocks]:
     """Return the stack alone, or with the encoder or decoder that belongs to it.
 
-    Their paths part at a word with `encoder` in one and `decoder` in the other, and the decoder attends
-    to the encoder or is as wide.
+    Their paths part at a word with `encoder` in one and `decoder` in the other, and the decoder
+    attends to the encoder or is as wide.
     """
-    for stack in stacks:
+    mirrored = (best.path.replace("decoder", "encoder"), best.path.replace("encoder", "decoder"))
+    for stack in sorted(stacks, key=lambda stack: stack.path not in mirrored):
         for encoder, decoder in ((best, stack), (stack, best)):
             shared = len(_shared_path(encoder.path, decoder.path))
             words = [blocks.path.lower().split(".")[shared:][:1] for blocks in (encoder, decoder)]

@@ -1,0 +1,187 @@
+"""State-space and hybrid models, and quantised checkpoints."""
+
+from __future__ import annotations
+
+from tests.checkpoint.names.spec import LLAMA_ENDS, Case, D, F, V
+
+__all__ = ["CASES"]
+
+CASES: dict[str, Case] = {
+    "jamba: mamba, attention, experts": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0|2}.mamba.in_proj.weight": (4 * D, D),
+            "model.layers.{0|2}.mamba.conv1d.weight": (2 * D, 1, 4),
+            "model.layers.{0|2}.mamba.conv1d.bias": (2 * D,),
+            "model.layers.{0|2}.mamba.x_proj.weight": (36, 2 * D),
+            "model.layers.{0|2}.mamba.dt_proj.weight": (2 * D, 4),
+            "model.layers.{0|2}.mamba.A_log": (2 * D, 16),
+            "model.layers.{0|2}.mamba.D": (2 * D,),
+            "model.layers.{0|2}.mamba.out_proj.weight": (D, 2 * D),
+            "model.layers.1.self_attn.{q|k|v|o}_proj.weight": (D, D),
+            "model.layers.{0|2}.feed_forward.{gate|up}_proj.weight": (F, D),
+            "model.layers.{0|2}.feed_forward.down_proj.weight": (D, F),
+            "model.layers.1.feed_forward.router.weight": (8, D),
+            "model.layers.1.feed_forward.experts.{0..7}.{gate|up}_proj.weight": (F, D),
+            "model.layers.1.feed_forward.experts.{0..7}.down_proj.weight": (D, F),
+        },
+        3,
+        "model.layers",
+        [7, 29, 7],
+    ),
+    "nemotron-h: each block is one mixer": Case(
+        {
+            "backbone.embeddings.weight": (V, D),
+            "backbone.layers.{0|2}.mixer.in_proj.weight": (4 * D, D),
+            "backbone.layers.{0|2}.mixer.out_proj.weight": (D, 2 * D),
+            "backbone.layers.{0|2}.mixer.{A_log|D|dt_bias}": (8,),
+            "backbone.layers.{1|3}.mixer.up_proj.weight": (F, D),
+            "backbone.layers.{1|3}.mixer.down_proj.weight": (D, F),
+            "backbone.layers.4.mixer.{q|k|v|o}_proj.weight": (D, D),
+            "backbone.layers.{0..4}.norm.weight": (D,),
+            "lm_head.weight": (V, D),
+        },
+        5,
+        "backbone.layers",
+        [2, 2, 2, 2, 4],
+    ),
+    "zamba2: a shared block inside some blocks": Case(
+        {
+            "model.embed_tokens.weight": (V, D),
+            "model.layers.{0..3}.mamba.in_proj.weight": (4 * D, D),
+            "model.layers.{0..3}.mamba.out_proj.weight": (D, 2 * D),
+            "model.layers.{0..3}.mamba.conv1d.weight": (2 * D, 1, 4),
+            "model.layers.{1|3}.linear.weight": (D, D),
+            "model.layers.1.shared_transformer.self_attn.{q|k|v|o}_proj.weight": (D, D),
+            "model.layers.1.shared_transformer.feed_forward.gate_up_proj.weight": (F, D),
+            "model.layers.{1|3}.shared_transformer.feed_forward.gate_up_proj_adapter_list"
+            ".{0|1}.{0|1}.weight": (8, D),
+            "model.layers.1.shared_transformer.feed_forward.down_proj.weight": (D, F),
+        },
+        4,
+        "model.layers",
+        [2, 13, 2, 7],
+        tied=True,
+    ),
+    "falcon-mamba": Case(
+        {
+            "backbone.embeddings.weight": (V, D),
+            "backbone.layers.{0..3}.mixer.in_proj.weight": (4 * D, D),
+            "backbone.layers.{0..3}.mixer.x_proj.weight": (36, 2 * D),
+            "backbone.layers.{0..3}.mixer.dt_proj.weight": (2 * D, 4),
+            "backbone.layers.{0..3}.mixer.A_log": (2 * D, 16),
+            "backbone.layers.{0..3}.mixer.conv1d.weight": (2 * D, 1, 4),
+            "backbone.layers.{0..3}.mixer.out_proj.weight": (D, 2 * D),
+            "backbone.norm_f.weight": (D,),
+        },
+        4,
+        "backbone.layers",
+        4,
+        tied=True,
+    ),
+    "rwkv": Case(
+        {
+            "rwkv.embeddings.weight": (V, D),
+            "rwkv.blocks.{0..3}.attention.{key|value|receptance|output}.weight": (D, D),
+            "rwkv.blocks.{0..3}.attention.time_{decay|first}": (D,),
+            "rwkv.blocks.{0..3}.attention.time_mix_{key|value|receptance}": (1, 1, D),
+            "rwkv.blocks.{0..3}.feed_forward.{key|value|receptance}.weight": (D, D),
+            "rwkv.blocks.0.pre_ln.weight": (D,),
+            "head.weight": (V, D),
+        },
+        4,
+        "rwkv.blocks",
+        7,
+    ),
+    "rwkv-6's own names": Case(
+        {
+            "emb.weight": (V, D),
+            "blocks.{0..3}.att.{key|value|receptance|output|gate}.weight": (D, D),
+            "blocks.{0..3}.att.time_maa_w1": (D, 160),
+            "blocks.{0..3}.att.time_maa_w2": (5, 32, D),
+            "blocks.{0..3}.att.time_decay_w1": (D, 64),
+            "blocks.{0..3}.att.time_decay_w2": (64, D),
+            "blocks.{0..3}.att.time_faaaa": (4, 16),
+            "blocks.{0..3}.ffn.{key|value|receptance}.weight": (D, D),
+            "head.weight": (V, D),
+        },
+        4,
+        "blocks",
+        8,
+    ),
+    "bitsandbytes, 4 bits": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight": ("U8", D * D // 2, 1),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight.absmax": ("U8", D * D // 64),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight.nested_absmax": (1,),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight.quant_map": (16,),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight.quant_state.bitsandbytes__nf4": (
+                "U8",
+                80,
+            ),
+            "model.layers.{0..2}.input_layernorm.weight": (D,),
+        },
+        3,
+        "model.layers",
+        0,
+    ),
+    "bitsandbytes, int8": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight": ("I8", D, D),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.SCB": (D,),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight_format": ("U8",),
+        },
+        3,
+        "model.layers",
+        0,
+    ),
+    "gptq": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.qweight": ("I32", D // 8, D),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.qzeros": ("I32", 2, D // 8),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.scales": ("F16", 2, D),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.g_idx": ("I32", D),
+            "model.layers.{0..2}.input_layernorm.weight": ("F16", D),
+        },
+        3,
+        "model.layers",
+        0,
+    ),
+    "compressed-tensors, 4 bits packed": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight_packed": ("I32", D, D // 8),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight_scale": ("BF16", D, 2),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight_shape": ("I64", 2),
+        },
+        3,
+        "model.layers",
+        0,
+    ),
+    "compressed-tensors, fp8 with a scale per row": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight": ("F8_E4M3", D, D),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.weight_scale": ("BF16", D, 1),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.input_scale": ("BF16", 1),
+        },
+        3,
+        "model.layers",
+        4,
+    ),
+    "hqq": Case(
+        {
+            **LLAMA_ENDS,
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.W_q": ("U8", D // 2, D),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.{scale|zero}": ("F16", D, 1),
+            "model.layers.{0..2}.self_attn.{q|k|v|o}_proj.{nbits|group_size}": ("I32",),
+            "model.layers.{0..2}.input_layernorm.weight": ("F16", D),
+        },
+        3,
+        "model.layers",
+        0,
+    ),
+}
