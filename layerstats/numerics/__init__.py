@@ -1,13 +1,20 @@
 """Arrays in, numbers out: the mathematics of layerstats, with no names, paths or tables in it.
 
-norms.py      Frobenius norm, mean |w|, norms of low-rank updates      outliers.py   LOD of a block
-for many M spectrum.py   eigenvalues of W^T W, spectral norm, stable rank         powerlaw.py   Hill
-alpha by three rules for xmin blocks.py     how all of them walk through a matrix in cache-sized
-pieces
+norms.py        Frobenius norm, mean |w|, norms of low-rank updates
+outliers.py     LOD of a block for many M                column_sums.py  its first pass
+spectrum.py     eigenvalues of W^T W and their norms     noise.py        Marchenko-Pastur edge
+powerlaw.py     Hill alpha by three rules for xmin       tails.py        the search behind them
+certified.py    the same fits from float32, proven       spread.py       how far to trust alpha
+blocks.py       how all of them walk through a matrix in cache-sized pieces
 """
 
 from __future__ import annotations
 
+from layerstats.numerics.certified import SpectrumFits as SpectrumFits
+from layerstats.numerics.certified import certified_fits as certified_fits
+from layerstats.numerics.column_sums import column_abs_sums as column_abs_sums
+from layerstats.numerics.noise import NoiseEdge as NoiseEdge
+from layerstats.numerics.noise import noise_edge as noise_edge
 from layerstats.numerics.norms import WeightNorms as WeightNorms
 from layerstats.numerics.norms import frobenius_norm as frobenius_norm
 from layerstats.numerics.norms import low_rank_norm as low_rank_norm
@@ -26,3 +33,5 @@ from layerstats.numerics.spectrum import esd as esd
 from layerstats.numerics.spectrum import spectral_norm as spectral_norm
 from layerstats.numerics.spectrum import stable_rank as stable_rank
 from layerstats.numerics.spectrum import zero_threshold as zero_threshold
+from layerstats.numerics.spread import AlphaSpread as AlphaSpread
+from layerstats.numerics.spread import alpha_spread as alpha_spread

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-__all__ = ["row_blocks", "rows_per_block"]
+__all__ = ["exact_dtype", "row_blocks", "rows_per_block", "stored_blocks"]
 
 # Up to 131,072 values: half a megabyte as float32, which stays in a core's second-level cache.
 _CPU_VALUES = 1 << 17
@@ -41,3 +43,25 @@ def row_blocks(weight: torch.Tensor) -> Iterator[torch.Tensor]:
     weight = weight.detach()
     for start in range(0, weight.shape[0], step):
         yield weight[start : start + step].contiguous()
+
+
+def exact_dtype(weight: torch.Tensor) -> torch.dtype:
+    """Return a type with float arithmetic that holds every value of the stored type exactly."""
+    if weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
+        return weight.dtype
+    narrow = weight.element_size() <= 2  # float8, int8, int16
+    return torch.float32 if narrow else torch.float64
+
+
+def stored_blocks(
+    weight: torch.Tensor, dtype: torch.dtype, buffer: torch.Tensor
+) -> Iterator[NDArray[Any]]:
+    """Yield blocks of rows in `dtype`: views if they are stored so, else copies in `buffer`."""
+    if weight.dtype == dtype and weight.is_contiguous():
+        whole: NDArray[Any] = weight.detach().numpy()  # slices of it cost a tenth of a tensor's
+        step = rows_per_block(weight)
+        yield from (whole[start : start + step] for start in range(0, len(whole), step))
+    else:
+        for rows in row_blocks(weight):
+            copy: NDArray[Any] = buffer[: len(rows)].copy_(rows).numpy()
+            yield copy

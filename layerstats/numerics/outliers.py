@@ -18,8 +18,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from layerstats.errors import UsageError
-from layerstats.numerics.blocks import row_blocks, rows_per_block
-from layerstats.numerics.spectrum import MatrixError, check_matrix, count_non_finite
+from layerstats.numerics.blocks import exact_dtype, row_blocks, rows_per_block, stored_blocks
+from layerstats.numerics.column_sums import column_abs_sums
+from layerstats.numerics.spectrum import MatrixError, check_matrix
 
 __all__ = ["BlockOutliers", "block_outliers"]
 
@@ -62,6 +63,7 @@ def block_outliers(
     m: Sequence[float],
     *,
     per_matrix: bool = True,
+    column_sums: Sequence[NDArray[np.float64]] | None = None,
 ) -> BlockOutliers:
     r"""Return the LOD of a block, of each of its matrices, and each matrix's share, for every M.
 
@@ -82,6 +84,9 @@ def block_outliers(
         Multiples M of the mean, each >= 0.
     per_matrix : bool
         Whether to find each matrix's own LOD too; without, `matrix_lod_pct` is NaN.
+    column_sums : sequence of array, each of shape (in,), optional
+        `column_abs_sums` of each matrix, if known: saves the first of two passes when the same
+        weights meet several sets of norms.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def block_outliers(
     -----
     OWL multiplies in float32 and takes a float32 mean; the difference is a handful of
     counts. In bfloat16, as a model in bfloat16 would have it, OWL's own code is off by a percent.
-    Here the mean is a float64 sum of pairwise float32 sums within cache-sized blocks of rows
+    Here the mean is a float64 sum of float32 sums within cache-sized blocks of rows
     (relative error about 1e-10; float64 throughout for float64 weights), and the comparison is
     exact in float64. The result does not depend on the order of the matrices.
 
@@ -121,7 +126,10 @@ def block_outliers(
         msg = f"{len(weights)} matrices and {len(norms)} norm vectors; give one vector a matrix"
         raise UsageError(msg)
     vectors = [_checked_norms(i, w, x) for i, (w, x) in enumerate(zip(weights, norms, strict=True))]
-    sums = [_score_sum(i, w, x) for i, (w, x) in enumerate(zip(weights, vectors, strict=True))]
+    columns = (
+        [_finite_sums(i, w) for i, w in enumerate(weights)] if column_sums is None else column_sums
+    )
+    sums = [float(c @ x) for c, x in zip(columns, vectors, strict=True)]
     sizes = [w.numel() for w in weights]
     mean = math.fsum(sums) / sum(sizes)
     means = [total / size for total, size in zip(sums, sizes, strict=True)]
@@ -183,67 +191,12 @@ def _checked_norms(
     return vector
 
 
-def _working_dtype(weight: torch.Tensor) -> torch.dtype:
-    """Type in which blocks are compared: it holds every value of the stored type exactly."""
-    if weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
-        return weight.dtype
-    narrow = weight.element_size() <= 2  # float8, int8, int16
-    return torch.float32 if narrow else torch.float64
-
-
-# ---------------------------------------------------------------- pass 1: sums
-
-
-def _score_sum(index: int, weight: torch.Tensor, norms: NDArray[np.float64]) -> float:
-    """Sum of all scores, as the product of the norms with the column sums of |W|."""
-    wide = _working_dtype(weight) == torch.float64
-    total = _column_sums(weight, torch.float64 if wide else torch.float32)
-    if not np.isfinite(total).all():
-        bad = count_non_finite(weight)
-        if bad:
-            msg = f"matrix {index} of the block has {bad} non-finite values"
-            raise MatrixError(msg)
-        total = _column_sums(weight, torch.float64)  # eight huge values overflowed float32
-    return float(total @ norms)
-
-
-def _column_sums(weight: torch.Tensor, dtype: torch.dtype) -> NDArray[np.float64]:
-    """Sum |W| over rows: by a balanced tree in `dtype` within a block, in float64 over blocks."""
-    if weight.device.type != "cpu":
-        sums = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
-        for rows in row_blocks(weight):
-            sums += rows.to(torch.float64).abs_().sum(0)
-        return sums.cpu().numpy()
-    total = np.zeros(weight.shape[1])
-    buffer = torch.empty((rows_per_block(weight), weight.shape[1]), dtype=dtype)
-    plain = buffer.numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        for block in _stored_blocks(weight, dtype, buffer):
-            folded: NDArray[Any] = np.abs(block, out=plain[: len(block)])
-            # Add the lower half of the rows to the upper half: long contiguous additions in cache.
-            while len(folded) % 2 == 0:
-                half = len(folded) // 2
-                folded = np.add(folded[:half], folded[half:], out=folded[:half])
-            for row in folded:
-                total += row
-    return total
-
-
-def _stored_blocks(
-    weight: torch.Tensor, dtype: torch.dtype, buffer: torch.Tensor
-) -> Iterator[NDArray[Any]]:
-    """Yield blocks of rows in `dtype`: views if they are stored so, else copies in `buffer`."""
-    if weight.dtype == dtype and weight.is_contiguous():
-        whole: NDArray[Any] = weight.detach().numpy()  # slices of it cost a tenth of a tensor's
-        step = rows_per_block(weight)
-        yield from (whole[start : start + step] for start in range(0, len(whole), step))
-    else:
-        for rows in row_blocks(weight):
-            copy: NDArray[Any] = buffer[: len(rows)].copy_(rows).numpy()
-            yield copy
-
-
-# ---------------------------------------------------------------- pass 2: counts
+def _finite_sums(index: int, weight: torch.Tensor) -> NDArray[np.float64]:
+    try:
+        return column_abs_sums(weight)
+    except MatrixError as error:
+        msg = str(error).replace("the matrix", f"matrix {index} of the block", 1)
+        raise MatrixError(msg) from None
 
 
 def _count_above(
@@ -252,18 +205,35 @@ def _count_above(
     """Count the scores strictly above each threshold."""
     if weight.device.type != "cpu":
         return _count_on_device(weight, norms, thresholds)
-    dtype = _working_dtype(weight)
+    dtype = exact_dtype(weight)
     limits = [_largest_not_above(t, norms, dtype) for t in thresholds]
     order = sorted(range(len(thresholds)), key=lambda i: thresholds[i])
     counts = [0] * len(thresholds)
     for bits, above in _magnitude_bits(weight, dtype):
-        for i in order:
+        for position, i in enumerate(order):
             np.greater(bits, limits[i], out=above)
             found = int(np.count_nonzero(above))
-            if not found:
-                break  # none above a higher threshold either
             counts[i] += found
+            rest = order[position + 1 :]
+            if not found or not rest:
+                break  # none above a higher threshold either
+            if _listing_pays(found, bits.size, len(rest)):
+                # Nothing else can be above the higher thresholds: look only at these from here on.
+                places = np.flatnonzero(above)
+                columns, values = places % bits.shape[1], bits.reshape(-1)[places]
+                for j in rest:
+                    counts[j] += int(np.count_nonzero(values > limits[j][columns]))
+                break
     return counts
+
+
+def _listing_pays(found: int, size: int, thresholds: int) -> bool:
+    """Whether to list the weights above one threshold for the sake of the higher ones.
+
+    In nanoseconds, as measured: a comparison takes 0.15 for each weight of the block and each
+    threshold; a list takes 0.06 for each weight and, for each one listed, 15 and 3 a threshold.
+    """
+    return found * (15 + 3 * thresholds) < size * (0.15 * thresholds - 0.06)
 
 
 def _magnitude_bits(
@@ -277,7 +247,7 @@ def _magnitude_bits(
     above = np.empty(shape, dtype=np.bool_)
     keep = np.iinfo(bits.dtype).max  # all bits but the sign
     if weight.dtype == dtype:
-        blocks = _stored_blocks(weight.detach().view(integer), integer, buffer)
+        blocks = stored_blocks(weight.detach().view(integer), integer, buffer)
     else:
         copies = (buffer[: len(rows)].view(dtype).copy_(rows) for rows in row_blocks(weight))
         blocks = (copy.view(integer).numpy() for copy in copies)

@@ -111,7 +111,7 @@ def fit_mid(evals: NDArray[np.float64]) -> PowerLawFit:
     >>> fit.alpha, fit.k, fit.n
     (3.0, 2, 4)
     """
-    tails = Tails(_sample(evals))
+    tails = Tails(sample_of(evals))
     return _fit(tails, tails.size // 2)
 
 
@@ -156,7 +156,7 @@ def fit_ks(evals: NDArray[np.float64], *, min_eval: float | None = None) -> Powe
     >>> abs(fit.alpha - 3) < 0.05, fit.n
     (True, 500)
     """
-    tails = Tails(_sample(evals, min_eval))
+    tails = Tails(sample_of(evals, min_eval))
     return _fit(tails, tails.best(0, tails.size - 1))
 
 
@@ -229,9 +229,10 @@ def fit_peak(
     if bins < 1:
         msg = f"bins is {bins}; a histogram needs at least 1"
         raise UsageError(msg)
-    values = _sample(evals)
+    values = sample_of(evals)
     tails = Tails(values)
-    edges, first, possible = _histogram_peaks(values, bins, error)
+    histogram = histogram_peaks(values, bins, error)
+    edges, first, possible = histogram.edges, histogram.first, histogram.possible
     chosen, at_edge = _best_in_window(tails, float(edges[first]), lower_bound)
     if chosen is None:
         peak = 10.0 ** edges[first]
@@ -257,7 +258,7 @@ def fit_peak(
     )
 
 
-def _sample(evals: NDArray[np.float64], min_eval: float | None = None) -> NDArray[np.float64]:
+def sample_of(evals: NDArray[np.float64], min_eval: float | None = None) -> NDArray[np.float64]:
     """Ascending eigenvalues above rounding (and above `min_eval`), at least two of them."""
     values = np.asarray(evals, dtype=np.float64).reshape(-1)
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
@@ -290,30 +291,53 @@ def _fit(tails: Tails, i: int) -> PowerLawFit:
 
 def _best_in_window(tails: Tails, edge: float, lower_bound: str) -> tuple[int | None, bool]:
     """Return the best candidate in one bin's window (None if empty) and if it is at an edge."""
-    peak = 10.0**edge
-    # Odd on purpose: the reference programs compare log10 of the bound with the eigenvalue itself.
-    lowest = math.log10(0.95 * peak) if lower_bound == "reference" else 0.95 * peak
+    lowest, highest = window(edge, lower_bound)
     start = int(np.searchsorted(tails.values, lowest, side="left"))
-    stop = min(int(np.searchsorted(tails.values, 1.5 * peak, side="right")), tails.size - 1)
+    stop = min(int(np.searchsorted(tails.values, highest, side="right")), tails.size - 1)
     if start >= stop:
         return None, False
     chosen = tails.best(start, stop)
-    return chosen, chosen >= stop - 2 or (start > 0 and chosen < start + 2)
+    return chosen, is_at_edge(chosen, start, stop)
 
 
-def _histogram_peaks(
-    values: NDArray[np.float64], bins: int, error: float | None
-) -> tuple[NDArray[np.float64], int, list[int]]:
-    """Bin edges of log10(values), the first fullest bin, and all bins that could be the fullest.
+def window(edge: float, lower_bound: str) -> tuple[float, float]:
+    """Return the smallest and the largest xmin allowed for a peak at 10**edge."""
+    peak = 10.0**edge
+    # Odd on purpose: the reference programs compare log10 of the bound with the eigenvalue itself.
+    lowest = math.log10(0.95 * peak) if lower_bound == "reference" else 0.95 * peak
+    return lowest, 1.5 * peak
 
-    A bin could be the fullest if no other surely holds more when each eigenvalue moves by up to
-    `error`.
+
+def is_at_edge(chosen: int, start: int, stop: int) -> bool:
+    """Whether a candidate is one of the two outermost of its window start..stop-1."""
+    return chosen >= stop - 2 or (start > 0 and chosen < start + 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """The log histogram of a spectrum, and what can be said of its fullest bin.
+
+    `possible` are the bins that could be the fullest when each eigenvalue moves by its error;
+    `certain` says that each of them surely holds the same number, the largest one; `reach` is how
+    far each edge may move, in units of log10.
     """
+
+    edges: NDArray[np.float64]
+    first: int
+    possible: list[int]
+    certain: bool
+    reach: NDArray[np.float64]
+
+
+def histogram_peaks(
+    values: NDArray[np.float64], bins: int, error: float | NDArray[np.float64] | None
+) -> Histogram:
+    """Put log10(values) in equal bins and find those that are or could be the fullest."""
     logs = np.log10(values)
     low, high = float(logs[0]), float(logs[-1])
     edges = np.linspace(low, high, bins + 1)
     if low == high:
-        return edges, 0, [0]
+        return Histogram(edges, 0, [0], error is None, np.zeros(bins + 1))
     # The values are sorted: counts are differences of positions. The last bin keeps its right edge.
     places = np.searchsorted(logs, edges, side="left")
     places[-1] = values.size
@@ -331,5 +355,12 @@ def _histogram_peaks(
     entered = np.bincount(leftmost, minlength=bins + 1)
     left = np.bincount(rightmost + 1, minlength=bins + 1)
     at_most = np.cumsum(entered - left)[:bins]
-    possible = np.flatnonzero(at_most >= surely.max())
-    return edges, first, sorted({first, *(int(b) for b in possible)})
+    found = np.flatnonzero(at_most >= surely.max())
+    fraction = np.linspace(0.0, 1.0, bins + 1)
+    return Histogram(
+        edges,
+        first,
+        sorted({first, *(int(b) for b in found)}),
+        bool((surely[found] == at_most[found]).all()),
+        moves[0] * (1 - fraction) + moves[-1] * fraction,
+    )

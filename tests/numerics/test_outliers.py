@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from layerstats.errors import UsageError
 from layerstats.numerics import blocks, outliers
+from layerstats.numerics.column_sums import column_abs_sums
 from layerstats.numerics.outliers import block_outliers
 from layerstats.numerics.spectrum import MatrixError
 from tests.numerics.matrices import student_t
@@ -79,6 +80,34 @@ def test_the_largest_weight_that_is_no_outlier_is_found_exactly(
     finite = np.isfinite(above)
     assert (above[finite] * norms[finite] > threshold).all()
     assert ((norms[~finite] == 0) | (value.double().numpy()[~finite] > 1e4)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_column_sums_are_those_of_float64(dtype: torch.dtype) -> None:
+    for shape in ((700, 48), (3, 47), (48, 700)):
+        weight = student_t(*shape).to(dtype)
+        expected = weight.double().abs().sum(0).numpy()
+        for view in (weight, weight[:, 1:].contiguous(), weight[:, 1:]):
+            first = shape[1] - view.shape[1]
+            np.testing.assert_allclose(column_abs_sums(view), expected[first:], rtol=1e-6)
+
+
+def test_column_sums_can_be_shared_between_sets_of_norms() -> None:
+    weights, norms = a_block()
+    sums = [column_abs_sums(w) for w in weights]
+    for factor in (1.0, 3.0):
+        scaled = [np.sqrt(factor + x) for x in norms]
+        found = block_outliers(weights, scaled, [3, 7], column_sums=sums)
+        assert found == block_outliers(weights, scaled, [3, 7])
+
+
+def test_listing_the_few_changes_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, norms = a_block()
+    counts = []
+    for pays in (True, False):
+        monkeypatch.setattr(outliers, "_listing_pays", lambda *_, pays=pays: pays)
+        counts.append(block_outliers(weights, norms, [7, 3, 0.5, 13, 40, 3]).counts)
+    assert counts[0] == counts[1]
 
 
 def test_a_score_equal_to_the_threshold_is_no_outlier() -> None:
@@ -166,8 +195,9 @@ def test_joining_matrices_measures_the_scale_between_them() -> None:
 
 
 def test_values_whose_float32_sum_overflows_are_summed_again() -> None:
-    weight = torch.full((64, 4), 3e38)
-    assert block_outliers([weight], [None], [0.5]).lod_pct == (100.0,)
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.full((64, 4), 3e38).to(dtype)
+        assert block_outliers([weight], [None], [0.5]).lod_pct == (100.0,)
 
 
 def test_per_matrix_can_be_left_out() -> None:

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerstats.errors import UsageError
+from layerstats.numerics import certified, spectrum
+from layerstats.numerics.certified import RULES, SpectrumFits, certified_fits
+from layerstats.numerics.powerlaw import PeakFit, PowerLawFit
+from layerstats.numerics.spectrum import MatrixError, approximate_spectrum, esd
+from layerstats.numerics.tails import Tails
+from tests.numerics.matrices import KINDS, gaussian, student_t, trained_like
+from tests.oracles import powerlaw as oracle
+
+SHAPES = [(64, 200), (64, 512), (300, 150), (256, 1100), (400, 1200)]
+
+
+def noisy_low_rank(rows: int, columns: int, *, seed: int = 0) -> torch.Tensor:
+    return 1e-3 * gaussian(rows, columns, seed=seed) + gaussian(rows, 8) @ gaussian(8, columns)
+
+
+def one_huge_column(rows: int, columns: int, *, seed: int = 0) -> torch.Tensor:
+    weight = gaussian(rows, columns, seed=seed)
+    weight[:, 3] *= 100
+    return weight
+
+
+def positive(rows: int, columns: int, *, seed: int = 0) -> torch.Tensor:
+    return gaussian(rows, columns, seed=seed).abs() + 1
+
+
+ALL_KINDS = {**KINDS, "low rank": noisy_low_rank, "column": one_huge_column, "positive": positive}
+
+
+def assert_equal_fits(found: SpectrumFits, expected: SpectrumFits) -> None:
+    for rule in RULES:
+        one, other = getattr(found, rule), getattr(expected, rule)
+        assert isinstance(one, PowerLawFit)
+        assert (one.k, one.n) == (other.k, other.n)
+        assert one.alpha == pytest.approx(other.alpha, rel=1e-4)
+        assert one.xmin == pytest.approx(other.xmin, rel=1e-4)
+        if isinstance(one, PeakFit):
+            assert (one.flag, one.peak_bins) == (other.flag, other.peak_bins)
+            assert one.alpha_lo == pytest.approx(other.alpha_lo, rel=1e-4)
+            assert one.alpha_hi == pytest.approx(other.alpha_hi, rel=1e-4)
+
+
+@pytest.mark.parametrize("solver_from", [1, 10_000])
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("shape", [*SHAPES, (576, 1536)])
+def test_eigenvalues_lie_within_half_their_error_bars(
+    kind: str, shape: tuple[int, int], solver_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectrum, "_TORCH_SOLVER_FROM", solver_from)
+    weight = ALL_KINDS[kind](*shape).to(torch.bfloat16)
+    _, values, errors = approximate_spectrum(weight)
+    assert (np.abs(values - esd(weight)) <= errors / 2).all()
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_certified_fits_are_those_of_float64(kind: str, shape: tuple[int, int]) -> None:
+    for seed in range(3):
+        weight = ALL_KINDS[kind](*shape, seed=seed).float()
+        found = certified_fits(weight, RULES, neighbours=1)
+        exact = certified_fits(weight, RULES, neighbours=1, precision="float64")
+        assert (found.precision == "float64") == bool(found.doubt)
+        assert_equal_fits(found, exact)
+        if found.precision == "float64":
+            assert found.peak == exact.peak
+
+
+def test_some_matrices_are_certified_and_some_are_not() -> None:
+    kinds = [certified_fits(student_t(64, 512, seed=s)).precision for s in range(10)]
+    assert kinds.count("float32") >= 3
+    assert certified_fits(noisy_low_rank(64, 512)).precision == "float64"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1e-8, 1e-6, 1e-5, 1e-4]))
+def test_what_is_certified_holds_for_every_spectrum_within_the_bars(seed: int, size: float) -> None:
+    """The certificate itself, with random spectra, random bars and values anywhere within them."""
+    rng = np.random.default_rng(seed)
+    values = np.sort(np.exp(rng.normal(0, rng.uniform(0.3, 1.5), int(rng.integers(20, 200)))))
+    errors = size * values[-1] * rng.uniform(0.01, 1) * np.linspace(0.5, 1, values.size)
+    rules = tuple(RULES[: int(rng.integers(1, 4))])
+    bound = ("reference", "intended")[seed % 2]
+    question = certified._Question(rules, bound, 100, seed % 3 == 0, None)
+    try:
+        certified._Certificate(values, errors).check(question)
+    except certified.Doubt:
+        return
+    reference = certified._answer(values, "float32", "", question)
+    for signs in (-1.0, 1.0, rng.choice([-1.0, 1.0], values.size), rng.uniform(-1, 1, values.size)):
+        moved = certified._answer(np.sort(values + signs * errors), "float64", "", question)
+        for rule in rules:
+            one, other = getattr(reference, rule), getattr(moved, rule)
+            assert one.k == other.k
+            assert one.alpha == pytest.approx(other.alpha, rel=1e-4)
+    moved_peak = moved.peak
+    assert moved_peak is not None
+    assert reference.peak is not None
+    assert reference.peak.flag == moved_peak.flag
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_rivals_are_all_tails_within_the_errors(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.sort(np.exp(rng.normal(0, 1, 60)))
+    errors = rng.uniform(0, 0.1, 60)
+    distances = np.array([oracle.tail_alpha_and_distance(values, i)[1] for i in range(59)])
+    best = int(np.argmin(distances))
+    limit = distances[best] + errors[best]
+    expected = np.flatnonzero(distances - errors[:59] <= limit)
+    np.testing.assert_array_equal(Tails(values).rivals(0, 59, errors), expected)
+
+
+def test_the_smallest_eigenvalue_is_refined_within_its_new_bar() -> None:
+    for weight in (trained_like(100, 300), trained_like(300, 100).bfloat16()):
+        gram, values, errors = approximate_spectrum(weight)
+        refined, bars = certified._with_refined_smallest(weight, gram, values, errors)
+        exact = esd(weight)[0]
+        assert abs(refined[0] - exact) <= bars[0] < errors[0] / 10
+
+
+@pytest.mark.parametrize("shape", [(80, 90), (60, 300)])
+def test_shapes_outside_the_tested_range_are_not_tried(shape: tuple[int, int]) -> None:
+    found = certified_fits(gaussian(*shape).float(), ["mid"])
+    assert (found.precision, found.doubt) == ("float64", "")
+
+
+def test_doubt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger=certified.__name__):
+        found = certified_fits(noisy_low_rank(64, 512))
+    assert found.doubt
+    assert found.doubt in caplog.text
+
+
+def test_a_min_eval_within_the_spectrum_is_left_to_float64() -> None:
+    weight = student_t(64, 512)
+    cut = float(np.median(esd(weight)))
+    found = certified_fits(weight, ["ks"], min_eval=cut)
+    assert (found.precision, found.doubt) == ("float64", "min_eval lies within the spectrum")
+    assert found.ks is not None
+    assert found.ks.n == 32
+
+
+def test_what_float64_refuses_is_refused() -> None:
+    bad = gaussian(64, 190).float()
+    bad[0, 0] = float("nan")
+    with pytest.raises(MatrixError, match="1 non-finite"):
+        certified_fits(bad)
+    with pytest.raises(MatrixError, match="all zero"):
+        certified_fits(torch.zeros(64, 190))
+    with pytest.raises(MatrixError, match="the matrix has 1"):
+        certified_fits(torch.ones(1, 9))
+    huge = 1e25 * gaussian(64, 190).float()
+    assert certified_fits(huge).precision == "float64"
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown precision 'half'"):
+        certified_fits(torch.ones(2, 9), precision="half")
+    with pytest.raises(UsageError, match="unknown rule 'hill'"):
+        certified_fits(torch.ones(2, 9), ["hill"])
