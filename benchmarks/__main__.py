@@ -1,19 +1,58 @@
-"""Run all benchmarks, or those named on the command line."""
+"""Run the benchmarks named on the command line, or all of them; all together write results.md."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
-NAMES = ("streaming",)
+from benchmarks.clock import Row, machine
+
+NAMES = ("spectra", "lod", "whole", "streaming")
+RESULTS = Path(__file__).with_name("results.md")
 
 
 def main(names: list[str]) -> None:
-    for name in names or NAMES:
+    for name in names:
         if name not in NAMES:
             sys.exit(f"unknown benchmark {name!r}; available: {', '.join(NAMES)}")
-        print(f"== {name}")
-        importlib.import_module(f"benchmarks.{name}").main()
+    rows: list[Row] = []
+    for name in names or NAMES:
+        found = importlib.import_module(f"benchmarks.{name}").main()
+        for row in found:
+            print(
+                f"{row.what}: {row.measured} {row.target} {_verdict(row)} {row.note}".rstrip(),
+                flush=True,
+            )
+        rows += found
+    if not names:
+        RESULTS.write_text(_page(rows), encoding="utf-8")
+        print(f"wrote {RESULTS}")
+
+
+def _verdict(row: Row) -> str:
+    return {True: "met", False: "MISSED", None: ""}[row.met]
+
+
+def _page(rows: list[Row]) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.",
+        "CPU seconds with one BLAS thread, candidates in turn in one process, "
+        "medians. Results are compared with",
+        "each other and with float64 before any time is printed.",
+        "",
+        "| what | measured | promised | | seconds and remarks |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.what} | {row.measured} | {row.target} | {_verdict(row)} | {row.note} |"
+            for row in rows
+        ),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

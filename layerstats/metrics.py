@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from layerstats import weightwatcher_alpha
 from layerstats.errors import UsageError, choices
-from layerstats.numerics import norms, outliers, powerlaw, spectrum
+from layerstats.numerics import certified, noise, norms, outliers, powerlaw, spectrum
 from layerstats.stats import lod_column
 
 if TYPE_CHECKING:
@@ -46,10 +46,24 @@ Values = dict[str, float | int | str]
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """Parameters of the metrics: thresholds M of LOD, and how fix-finger reads its lower bound."""
+    """Parameters of the metrics.
+
+    Attributes
+    ----------
+    m
+        Thresholds M of LOD.
+    lower_bound
+        "reference" or "intended": how fix-finger reads the lower end of its window.
+    precision
+        "float64", or "auto": float32 where it provably changes no alpha by more than 1e-4.
+    rules
+        The fits that will be asked for, of "peak", "mid", "ks": certified together.
+    """
 
     m: tuple[float, ...] = (7.0,)
     lower_bound: str = "reference"
+    precision: str = "float64"
+    rules: tuple[str, ...] = ("peak", "mid", "ks")
 
     def __post_init__(self) -> None:
         if not self.m or min(self.m) <= 0:
@@ -57,6 +71,8 @@ class MetricOptions:
             raise UsageError(msg)
         if self.lower_bound not in powerlaw.LOWER_BOUNDS:
             raise UsageError(choices("lower_bound", self.lower_bound, powerlaw.LOWER_BOUNDS))
+        if self.precision not in certified.PRECISIONS:
+            raise UsageError(choices("precision", self.precision, certified.PRECISIONS))
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,27 @@ class MatrixView:
     def esd(self) -> NDArray[np.float64]:
         """Eigenvalues of W^T W, ascending, float64."""
         return spectrum.esd(self.weight)
+
+    def fit(self, rule: str) -> Any:
+        """Return the fit of one rule, from float64 or, with precision "auto", certified float32."""
+        if self.options.precision == "auto":
+            return getattr(self._certified, rule)
+        if rule == "peak":
+            return powerlaw.fit_peak(self.esd, lower_bound=self.options.lower_bound)
+        return powerlaw.fit_mid(self.esd) if rule == "mid" else powerlaw.fit_ks(self.esd)
+
+    @functools.cached_property
+    def _certified(self) -> certified.SpectrumFits:
+        options = self.options
+        return certified.certified_fits(
+            self.weight, options.rules, precision="auto", lower_bound=options.lower_bound
+        )
+
+    @property
+    def fit_precision(self) -> dict[str, str]:
+        """The column that says which precision a certified fit took; none for plain float64."""
+        auto = self.options.precision == "auto"
+        return {"alpha_precision": self._certified.precision} if auto else {}
 
     @functools.cached_property
     def norms(self) -> norms.WeightNorms:
@@ -197,7 +234,7 @@ def _stable_rank(view: MatrixView) -> Values:
 )
 def _alpha_hill(view: MatrixView) -> Values:
     """PL_Alpha_Hill: Hill exponent of the spectrum's tail, its start chosen by fix-finger."""
-    fit = powerlaw.fit_peak(view.esd, lower_bound=view.options.lower_bound)
+    fit = view.fit("peak")
     return {
         "alpha_hill": fit.alpha,
         "alpha_hill_lo": fit.alpha_lo,
@@ -206,29 +243,32 @@ def _alpha_hill(view: MatrixView) -> Values:
         "xmin": fit.xmin,
         "tail_k": fit.k,
         "ks_distance": fit.ks_distance,
+        **view.fit_precision,
     }
 
 
 @metric("alpha_mid", reference="AlphaPruning's xmin_mid; FARMS 2025")
 def _alpha_mid(view: MatrixView) -> Values:
     """Hill exponent of the upper half of the spectrum."""
-    fit = powerlaw.fit_mid(view.esd)
+    fit = view.fit("mid")
     return {
         "alpha_mid": fit.alpha,
         "alpha_mid_xmin": fit.xmin,
         "alpha_mid_ks_distance": fit.ks_distance,
+        **view.fit_precision,
     }
 
 
 @metric("alpha_ks", reference="Clauset et al. 2009, arXiv 0706.1062; weightwatcher's default fit")
 def _alpha_ks(view: MatrixView) -> Values:
     """Hill exponent of the tail with the least Kolmogorov-Smirnov distance."""
-    fit = powerlaw.fit_ks(view.esd)
+    fit = view.fit("ks")
     return {
         "alpha_ks": fit.alpha,
         "alpha_ks_xmin": fit.xmin,
         "alpha_ks_tail_k": fit.k,
         "alpha_ks_distance": fit.ks_distance,
+        **view.fit_precision,
     }
 
 
@@ -238,6 +278,16 @@ def _alpha_ks(view: MatrixView) -> Values:
 def _alpha_weightwatcher(view: MatrixView) -> Values:
     """Alpha by the package weightwatcher itself, as a second opinion; slow."""
     return {"alpha_weightwatcher": weightwatcher_alpha.alpha(view.weight)}
+
+
+@metric(
+    "noise_edge",
+    reference="Marchenko, Pastur 1967; Gavish, Donoho 2014, arXiv 1305.5870",
+)
+def _noise_edge(view: MatrixView) -> Values:
+    """Marchenko-Pastur edge of the noise in a matrix, singular values above it, and their SNR."""
+    found = noise.noise_edge(view.esd, view.matrix.shape)
+    return {"mp_edge": found.mp_edge, "num_spikes": found.num_spikes, "snr": found.snr}
 
 
 @metric("lora_norm", needs="adapter", implies=("frobenius_norm",), reference="LISA section 3")

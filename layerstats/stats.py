@@ -69,6 +69,10 @@ UNITS = {
     "xmin": "squared unit of the weights",
     "tail_k": "number of eigenvalues",
     "ks_distance": "0 to 1",
+    "alpha_precision": "float64, or float32 where certified",
+    "mp_edge": "unit of the weights",
+    "num_spikes": "number of singular values",
+    "snr": "ratio of energies above and below the edge",
     "alpha_flag": "flags of a matrix; in layers.csv the number of flagged matrices",
     "tokens": "tokens the matrix saw in calibration",
 }
@@ -87,7 +91,7 @@ WHOLE_COLUMNS = frozenset(
         "alpha_flag",
     )
 )
-_TEXT_COLUMNS = ("name", "module", "kind", "dtype", "status", "alpha_flag")
+_TEXT_COLUMNS = ("name", "module", "kind", "dtype", "status", "alpha_flag", "alpha_precision")
 
 
 def lod_column(m: float) -> str:

@@ -63,6 +63,9 @@ def measure(
     ),
     dtype: str = typer.Option("float32", help="Precision of the calibration's forward pass."),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
+    precision: str = typer.Option(
+        "float64", help="float64 | auto: float32 where it provably changes no alpha."
+    ),
     lower_bound: str = typer.Option(
         "reference", help="reference | intended, of fix-finger's search window."
     ),
@@ -93,6 +96,7 @@ def measure(
             out=out,
             m=as_numbers("--m", m),
             lower_bound=lower_bound,
+            precision=precision,
             samples=samples,
             seq_len=seq_len,
             sample_seed=sample_seed,

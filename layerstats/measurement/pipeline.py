@@ -33,6 +33,7 @@ from layerstats.measurement.request import (
     check_needs,
     check_workers,
     file_identity,
+    metric_options,
 )
 from layerstats.measurement.tables import LayerResult, MatrixResult, metadata, tabulate
 from layerstats.metrics import (
@@ -89,6 +90,7 @@ def measure(
     out: str | os.PathLike[str] | None = None,
     m: Sequence[float] = (7.0,),
     lower_bound: str = "reference",
+    precision: str = "float64",
     samples: int = 128,
     seq_len: int = 2048,
     sample_seed: int | None = None,
@@ -123,6 +125,9 @@ def measure(
         Thresholds M of LOD.
     lower_bound
         "reference" or "intended", see `layerstats.numerics.powerlaw.fit_peak`.
+    precision
+        Of the spectra: "float64", or "auto", which takes float32 where that changes no alpha by
+        more than 1e-4; with metrics that need the spectrum itself, float64 all the same.
     samples, seq_len, sample_seed, dtype, device
         As `layerstats.calibration.calibrate`; `device` is also where the statistics are computed.
     workers
@@ -148,15 +153,16 @@ def measure(
     >>> import tempfile
     >>> from safetensors.torch import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_file({"h.0.fc.weight": torch.ones(3, 4)}, f"{folder}/model.safetensors")
+    ...     blocks = {f"h.{n}.fc.weight": torch.ones(3, 4) for n in range(2)}
+    ...     save_file(blocks, f"{folder}/model.safetensors")
     ...     stats = measure(folder, metrics=["frobenius_norm"])
-    >>> round(stats.layer_column("frobenius_norm")[0], 6)
-    3.464102
+    >>> [round(float(norm), 6) for norm in stats.layer_column("frobenius_norm")]
+    [3.464102, 3.464102]
     """
     started = time.monotonic()
     checkpoint = open_checkpoint(path)
     chosen = tuple(resolve(metrics))
-    options = MetricOptions(tuple(float(value) for value in m), lower_bound)
+    options = metric_options(chosen, m, lower_bound, precision)
     check_needs(chosen, tokens, activations, adapter)
     workers = check_workers(workers)
     where = check_device(device)
@@ -176,6 +182,7 @@ def measure(
         "metrics": [found.name for found in chosen],
         "m": list(options.m),
         "lower_bound": options.lower_bound,
+        "precision": options.precision,
         "adapter": file_identity(peft.file) if peft else None,
         "calibration": calibration
         if any(found.needs == "activations" for found in chosen)
@@ -269,7 +276,9 @@ def _run(
 def _cost(matrix: Matrix, metrics: Sequence[Metric]) -> float:
     """Estimate the work of a matrix: a spectrum costs m n min(m, n), all else a pass or two."""
     rows, cols = matrix.shape
-    spectral = any(found.name.startswith(("alpha", "spectral", "stable")) for found in metrics)
+    spectral = any(
+        found.name.startswith(("alpha", "spectral", "stable", "noise")) for found in metrics
+    )
     inside = matrix.layer is not None
     return float(rows * cols * (min(rows, cols) if spectral and inside else 100))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,20 @@ import torch
 from layerstats.checkpoint.lora import Adapter
 from layerstats.checkpoint.reader import Checkpoint
 from layerstats.errors import UsageError
-from layerstats.metrics import Metric
+from layerstats.metrics import Metric, MetricOptions
 
-__all__ = ["check_adapter", "check_device", "check_needs", "check_workers", "file_identity"]
+__all__ = [
+    "check_adapter",
+    "check_device",
+    "check_needs",
+    "check_workers",
+    "file_identity",
+    "metric_options",
+]
+
+#: Fits that the alpha metrics ask for, and metrics that look at the spectrum itself.
+_RULES = {"alpha_hill": "peak", "alpha_mid": "mid", "alpha_ks": "ks"}
+_SPECTRAL = frozenset(("spectral_norm", "stable_rank", "noise_edge"))
 
 
 def check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
@@ -86,3 +98,14 @@ def file_identity(file: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     except OSError:
         return {"path": str(file)}  # the reader of that file reports what is wrong with it
     return {"path": str(file), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def metric_options(
+    metrics: Sequence[Metric], m: Sequence[float], lower_bound: str, precision: str
+) -> MetricOptions:
+    """Return the parameters of the metrics; a spectrum needed anyway decides the precision."""
+    names = {found.name for found in metrics}
+    rules = tuple(rule for name, rule in _RULES.items() if name in names)
+    options = MetricOptions(tuple(float(value) for value in m), lower_bound, precision, rules)
+    exact = bool(names & _SPECTRAL) or not rules
+    return dataclasses.replace(options, precision="float64") if exact else options

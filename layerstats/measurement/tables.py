@@ -186,7 +186,12 @@ def metadata(
             "tied_embeddings": layout.tied_embeddings,
         },
         "metrics": list(asked["metrics"]),
-        "parameters": {"m": asked["m"], "lower_bound": asked["lower_bound"], "histogram_bins": 100},
+        "parameters": {
+            "m": asked["m"],
+            "lower_bound": asked["lower_bound"],
+            "precision": asked["precision"],
+            "histogram_bins": 100,
+        },
         "calibration": seen.info if seen else None,
         "unseen": seen.unseen if seen else {},
         "adapter": _adapter_page(adapter, matrices),

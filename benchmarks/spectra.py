@@ -1,0 +1,155 @@
+"""Alpha of a matrix: ours in float64 and certified float32, beside peers and the GEMM floor.
+
+`python -m benchmarks spectra`
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import numpy as np
+import torch
+
+from benchmarks.clock import Row, gemm_rate, interleaved, single_thread
+from benchmarks.peers import alphapruning_peak, weightwatcher_alpha
+from layerstats.numerics.certified import certified_fits
+
+#: Shape, rounds, whether the peers run too.
+SHAPES = (
+    ((576, 1536), 5, True),
+    ((1024, 1024), 5, True),
+    ((2048, 5632), 3, True),
+    ((4096, 4096), 1, False),
+    ((4096, 11008), 1, True),
+)
+PROMISED = {
+    ((2048, 5632), "float64", "weightwatcher"): 4.0,
+    ((2048, 5632), "float64", "AlphaPruning"): 8.0,
+    ((2048, 5632), "certified", "weightwatcher"): 7.0,
+    ((2048, 5632), "certified", "AlphaPruning"): 13.0,
+    ((4096, 11008), "float64", "weightwatcher"): 4.5,
+}
+FLOOR = 1.6
+
+
+def main() -> list[Row]:
+    logging.getLogger().setLevel(logging.ERROR)
+    with single_thread():
+        rate = gemm_rate()
+        rows = [Row("float64 GEMM of this machine, one thread", f"{rate / 1e9:.1f} GF/s", "", None)]
+        for shape, rounds, with_peers in SHAPES:
+            rows += _compare(shape, rounds, with_peers, rate)
+        rows += sweep()
+    return rows
+
+
+def trained_like(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+    """Gaussian noise plus a heavy-tailed low rank part, as trained weights look."""
+    draw = np.random.default_rng(seed)
+    rank = max(2, min(rows, cols) // 8)
+    spikes = draw.pareto(2.0, rank) + 0.5
+    weight = draw.standard_normal((rows, cols))
+    left = draw.standard_normal((rows, rank)) * spikes
+    weight += left @ draw.standard_normal((rank, cols)) / np.sqrt(rank)
+    return torch.from_numpy((weight / np.sqrt(cols)).astype(np.float32))
+
+
+def _compare(shape: tuple[int, int], rounds: int, with_peers: bool, rate: float) -> list[Row]:
+    weight = trained_like(*shape)
+    candidates = {
+        "float64": functools.partial(certified_fits, weight, ["peak"], precision="float64"),
+        "certified": functools.partial(certified_fits, weight, ["peak"], precision="auto"),
+    }
+    if with_peers:
+        candidates["weightwatcher"] = functools.partial(weightwatcher_alpha, weight)
+        if max(shape) < 8192:
+            candidates["AlphaPruning"] = functools.partial(alphapruning_peak, weight)
+    seconds, results = interleaved(candidates, rounds)
+    exact, certified = results["float64"], results["certified"]
+    # Exactness first: no ratio is printed for a wrong number.
+    assert np.isclose(certified.peak.alpha, exact.peak.alpha, rtol=1e-4), shape
+    if "weightwatcher" in results:
+        theirs = certified_fits(weight, ["ks"], precision="float64", min_eval=1e-5).ks
+        assert theirs is not None
+        assert np.isclose(theirs.alpha, results["weightwatcher"], rtol=1e-4), shape
+    if "AlphaPruning" in results and "tie" not in exact.peak.flag:
+        assert abs(results["AlphaPruning"] - exact.peak.alpha) < 1e-2, shape
+    k, length = min(shape), max(shape)
+    floor = (k * k * length + 4 / 3 * k**3) / rate
+    name = f"alpha, {shape[0]} x {shape[1]}"
+    met = seconds["float64"] / floor <= FLOOR if k >= 2048 else None
+    target = f"≤ {FLOOR}" if k >= 2048 else ""
+    rows = [
+        Row(
+            f"{name}: float64 over the GEMM floor",
+            f"{seconds['float64'] / floor:.2f}x",
+            target,
+            met,
+        )
+    ]
+    for ours in ("float64", "certified"):
+        for peer in ("weightwatcher", "AlphaPruning"):
+            if peer in seconds:
+                ratio = seconds[peer] / seconds[ours]
+                promised = PROMISED.get((shape, ours, peer))
+                note = f"{seconds[peer]:.2f} s against {seconds[ours]:.2f} s"
+                if ours == "certified":
+                    note += f", {certified.precision}"
+                rows.append(
+                    Row(
+                        f"{name}: {ours} against {peer}",
+                        f"{ratio:.1f}x",
+                        f"≥ {promised}x" if promised else "",
+                        ratio >= promised if promised else None,
+                        note,
+                    )
+                )
+    return rows
+
+
+def sweep(count: int = 24) -> list[Row]:
+    """Random shapes: certified against float64 on each, and no shape off the floor of others."""
+    draw = np.random.default_rng(1)
+    worst, slowest, certified = 0.0, (0.0, ""), 0
+    for number in range(count):
+        k = int(2 ** draw.uniform(6, 11))
+        length = int(k * draw.uniform(1, 8))
+        weight = trained_like(k, min(length, 12000), seed=number)
+        seconds, results = interleaved(
+            {
+                "float64": functools.partial(
+                    certified_fits, weight, ["peak", "mid", "ks"], precision="float64"
+                ),
+                "auto": functools.partial(
+                    certified_fits, weight, ["peak", "mid", "ks"], precision="auto"
+                ),
+            },
+            1,
+        )
+        certified += results["auto"].precision == "float32"
+        for rule in ("peak", "mid", "ks"):
+            ours, exact = (
+                getattr(results["auto"], rule).alpha,
+                getattr(results["float64"], rule).alpha,
+            )
+            worst = max(worst, abs(ours / exact - 1))
+        slowest = max(slowest, (seconds["auto"] / seconds["float64"], f"{tuple(weight.shape)}"))
+    assert worst <= 1e-4, worst
+    return [
+        Row(
+            f"{count} random shapes, k 64-2048, aspect 1-8: largest relative "
+            "difference of certified alpha",
+            f"{worst:.1e}",
+            "≤ 1e-4",
+            worst <= 1e-4,
+            f"{certified} certified in float32, the others fell back",
+        ),
+        Row(
+            "the same: certified over float64 time, worst shape",
+            f"{slowest[0]:.2f}x",
+            "",
+            None,
+            slowest[1],
+        ),
+    ]
