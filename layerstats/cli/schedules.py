@@ -1,18 +1,22 @@
-"""`layerstats schedule`: probabilities over layers, and which layers train when, as JSON."""
+"""`layerstats schedule`: probabilities over layers, which train when, and what that means."""
 
 from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from layerstats.cli.console import note, print_table
+from layerstats.cli.console import emit_json, note, print_table
+from layerstats.cli.exports import load_stats
 from layerstats.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from layerstats.schedules import Schedule
+    from layerstats.stats import LayerStats
 
 __all__ = ["register"]
 
@@ -24,16 +28,33 @@ def register(app: typer.Typer) -> None:
 
 def schedule(
     source: str | None = typer.Argument(
-        None, metavar="[DIR|SCORES]", help="Statistics directory, or a file with one score a line."
+        None,
+        metavar="DIR|SCORES|SCHEDULE",
+        help="Statistics directory, a file with one score a line, or a schedule.json to look at.",
     ),
-    rule: str | None = typer.Option(None, help="lisa | lisa-d | owlore."),
+    rule: str | None = typer.Option(
+        None,
+        help="lisa | lisa-d | lisa-d-mirror | owlore | owlore-reverse | metric | blend | "
+        "lisa-theory | adaptive.",
+    ),
     expected_active: float | None = typer.Option(
         None, help="Layers that train in an interval, on average."
     ),
     interval_steps: int = typer.Option(20, help="Optimizer steps between draws."),
     seed: int = typer.Option(0, help="Seed of the draws."),
     metric: str | None = typer.Option(
-        None, help="Column of DIR that owlore follows; lod_m7 by default."
+        None,
+        help="Column of DIR; lod_m7 by default. For blend: lod_m7=0.7,heavy_tail=0.3 (a minus "
+        "turns a column round).",
+    ),
+    direction: str | None = typer.Option(None, help="increasing | decreasing, for rule metric."),
+    normalise: str | None = typer.Option(None, help="sum | rank, for rule blend; sum by default."),
+    temperature: float = typer.Option(
+        1.0, help="Above 1 the layers become more alike, below 1 less."
+    ),
+    floor: float = typer.Option(0.0, help="No layer's probability is below it."),
+    full: Path | None = typer.Option(
+        None, metavar="DIR", help="Statistics after full fine-tuning, for rule lisa-theory."
     ),
     sampling: str = typer.Option(
         "systematic", help="systematic | bernoulli | successive | quota | reshuffle."
@@ -54,11 +75,22 @@ def schedule(
     show: int = typer.Option(
         0, "--list", min=0, help="Also print the layers of the first intervals."
     ),
+    explain: bool = typer.Option(
+        False, "--explain", help="Print what trains how often, what never does, what it costs."
+    ),
+    steps: int = typer.Option(1000, min=1, help="Optimizer steps of the run, for --explain."),
+    stats: Path | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="Sizes for --explain, where the source is no statistics directory.",
+    ),
     json_schema: bool = typer.Option(
         False, "--json-schema", help="Print the JSON Schema of the file and stop."
     ),
     json: bool = typer.Option(
-        False, "--json", help="Print the schedule to stdout even with --out."
+        False,
+        "--json",
+        help="Print the schedule to stdout even with --out (and --explain's numbers).",
     ),
 ) -> None:
     """Turn statistics into a schedule: which layers train in which interval."""
@@ -67,52 +99,111 @@ def schedule(
     if json_schema:
         print(json_module.dumps(schema(), indent=2))
         return
-    if rule is None or expected_active is None:
+    scores = _read(source)
+    if rule is None and isinstance(scores, str):
+        made = _existing(scores, expected_active)
+    elif rule is None or expected_active is None:
         missing = "--rule" if rule is None else "--expected-active"
-        msg = (
-            f"missing {missing}; for example: layerstats schedule stats --rule owlore "
-            "--expected-active 2"
-        )
+        example = "layerstats schedule stats --rule owlore --expected-active 2"
+        msg = f"missing {missing}; for example: {example}"
         raise UsageError(msg)
-    low_rank = {"rank": rank, "update_interval": update_interval, "scale": scale} if rank else None
-    made = _make(
-        source, rule, expected_active, interval_steps=interval_steps, seed=seed, metric=metric,
-        sampling=sampling, num_layers=num_layers, model=model, low_rank=low_rank,
-        always_active=tuple(part.strip() for part in always_active.split(",") if part.strip()),
-    )  # fmt: skip
+    else:
+        low_rank = {"rank": rank, "update_interval": update_interval, "scale": scale}
+        made = _make(
+            source, scores, rule, expected_active=expected_active, interval_steps=interval_steps,
+            seed=seed, metric=metric, direction=direction, normalise=normalise, floor=floor,
+            temperature=temperature, sampling=sampling, num_layers=num_layers, model=model,
+            low_rank=low_rank if rank else None, full=full, always_active=_names(always_active),
+        )  # fmt: skip
     if out is not None:
         made.save(out)
         note(f"wrote {out}")
-    if json or (out is None and not show):
-        print(made.to_json())
+    sizes = load_stats(stats) or (scores if _is_stats(scores) else None)
+    if explain:
+        _explain(made, steps, sizes, json=json)  # type: ignore[arg-type]
+    elif json or (out is None and not show):
+        print(made.to_json(), end="")
     elif out is not None:
         _print(made)
     if show and not json:
-        print_table(
-            ["interval", "steps", "active layers"],
-            [
-                [number, f"{number * interval_steps}-{(number + 1) * interval_steps - 1}",
-                 " ".join(map(str, layers))]
-                for number, layers in enumerate(made.plan(show))
-            ],
-        )  # fmt: skip
+        if explain:
+            print()
+        _print_plan(made, show)
 
 
-def _make(source: str | None, rule: str, expected_active: float, **options: object) -> Schedule:
-    from layerstats.schedules import schedule as build
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
+
+def _is_stats(found: object) -> bool:
+    from layerstats.stats import LayerStats
+
+    return isinstance(found, LayerStats)
+
+
+def _read(source: str | None) -> LayerStats | tuple[str, NDArray[Any]] | str | None:
+    """Read statistics or named scores; of a schedule's file only the path comes back."""
     if source is None:
-        return build(rule, None, expected_active=expected_active, **options)  # type: ignore[arg-type]
-    if Path(source).is_dir():
-        from layerstats.stats import LayerStats
-
-        stats = LayerStats.load(source)
-        return build(rule, stats, expected_active=expected_active, source=source, **options)  # type: ignore[arg-type]
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return load_stats(path)
+    if path.suffix == ".json":
+        return source
     from layerstats.correlation import read_scores
 
-    name, scores = read_scores(source)
-    options["metric"] = options["metric"] or name
-    return build(rule, scores, expected_active=expected_active, source=source, **options)  # type: ignore[arg-type]
+    return read_scores(source)
+
+
+def _existing(path: str, expected_active: float | None) -> Schedule:
+    from layerstats.schedules import Schedule
+
+    if expected_active is not None:
+        msg = f"{path} is a schedule already; give --rule and scores to make another"
+        raise UsageError(msg)
+    return Schedule.from_json(path)
+
+
+def _make(
+    source: str | None,
+    scores: LayerStats | tuple[str, NDArray[Any]] | str | None,
+    rule: str,
+    *,
+    full: Path | None,
+    metric: str | None,
+    **options: Any,
+) -> Schedule:
+    from layerstats.schedules import schedule as build
+
+    second = _read(None if full is None else str(full))
+    for found in (scores, second):
+        if isinstance(found, str):
+            msg = f"{found} is no list of scores; give a statistics directory, a text or CSV file"
+            raise UsageError(msg)
+    if isinstance(scores, tuple):
+        metric = metric or scores[0]
+    first, other = (found[1] if isinstance(found, tuple) else found for found in (scores, second))
+    return build(
+        rule,
+        first,
+        source=source,
+        metric=metric,
+        full=other,
+        full_source=None if full is None else str(full),
+        **options,
+    )
+
+
+def _explain(made: Schedule, steps: int, stats: LayerStats | None, *, json: bool) -> None:
+    from layerstats.schedules import explain
+
+    found = explain(made, steps=steps, stats=stats)
+    if json:
+        emit_json({**made.to_dict(), "explain": found.to_dict()})
+        return
+    from layerstats.cli.explanations import print_explanation
+
+    print_explanation(made, found)
 
 
 def _print(made: Schedule) -> None:
@@ -123,3 +214,14 @@ def _print(made: Schedule) -> None:
         )
     ]
     print_table(["layer", "score", "probability", "inclusion_probability"], rows)
+
+
+def _print_plan(made: Schedule, count: int) -> None:
+    size = made.interval_steps
+    print_table(
+        ["interval", "steps", "active layers"],
+        [
+            [number, f"{number * size}-{(number + 1) * size - 1}", " ".join(map(str, layers))]
+            for number, layers in enumerate(made.plan(count))
+        ],
+    )

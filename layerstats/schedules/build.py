@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from layerstats.errors import UsageError
+from layerstats.schedules.columns import gather
 from layerstats.schedules.parts import LowRank, ModelRef, Provenance
-from layerstats.schedules.rules import check_scores, get_rule, map_scores, rule_weights
-from layerstats.schedules.sampling import Target, get_law, water_fill
+from layerstats.schedules.rules import get_rule, rule_weights
+from layerstats.schedules.sampling import Target, get_law
 from layerstats.schedules.schedule import ALWAYS_ACTIVE, Schedule
+from layerstats.schedules.scores import sharpen
+from layerstats.schedules.water_filling import water_fill
 from layerstats.stats import LayerStats
 
 __all__ = ["schedule"]
-
-FloatArray = NDArray[np.float64]
-DEFAULT_METRIC = "lod_m7"
 
 
 def schedule(
@@ -32,23 +31,30 @@ def schedule(
     expected_active: float,
     interval_steps: int = 20,
     seed: int = 0,
-    metric: str | None = None,
+    metric: str | Mapping[str, float] | None = None,
+    direction: str | None = None,
+    normalise: str | None = None,
+    temperature: float = 1.0,
+    floor: float = 0.0,
+    full: LayerStats | ArrayLike | None = None,
     sampling: str = "systematic",
     num_layers: int | None = None,
     always_active: tuple[str, ...] = ALWAYS_ACTIVE,
     low_rank: LowRank | Mapping[str, Any] | None = None,
     model: ModelRef | str | None = None,
     source: str | None = None,
+    full_source: str | None = None,
 ) -> Schedule:
     """Make a layer-sampling schedule.
 
-    ``pi_l = min(1, c * w_l)`` with ``sum pi = expected_active``, where w are the rule's weights: 1
-    (lisa), N - l (lisa-d) or the score of layer l (owlore).
+    ``pi_l = max(floor, min(1, c * w_l ** (1 / temperature)))`` with ``sum pi = expected_active``,
+    where w are the rule's weights: 1 (lisa), N - l (lisa-d), the score of layer l (owlore, metric),
+    a mean of several columns (blend), a ratio of norms (lisa-theory).
 
     Parameters
     ----------
     rule : str
-        "lisa", "lisa-d", "owlore" or another registered rule.
+        A registered rule; `layerstats.schedules.describe_rules` lists them.
     stats : LayerStats or array_like, shape (num_layers,), optional
         Measured statistics, or scores of any origin. Rules without scores need only `num_layers`.
     expected_active : float
@@ -60,10 +66,22 @@ def schedule(
         Optimizer steps per interval (K); 20 is the default of the LISA programs.
     seed : int
         0 .. 2**63 - 1; with the interval it determines the layers.
-    metric : str, optional
+    metric : str or mapping of str to float, optional
         Column of the statistics; by default `lod_m7`, or the one LOD column there is. `heavy_tail`
-        is mapped linearly onto 0.5 .. 1.5 (see `rules.map_scores`), others are taken as they are.
-        With an array it is a name for the record.
+        is mapped linearly onto 0.5 .. 1.5 (see `scores.map_scores`), others are taken as they are.
+        With an array it is a name for the record. For rule blend: columns with factors, as a
+        mapping or as "lod_m7=0.7,heavy_tail=0.3"; a negative factor takes the column decreasing.
+        For lisa-theory: the LoRA column, `lora_updated_norm` (of W + BA) by default or `lora_norm`.
+    direction : str, optional
+        For rule metric: "increasing" (default) or "decreasing", which takes ``max + min - x``.
+    normalise : str, optional
+        For rule blend: "sum" (default; each column divided by its sum) or "rank".
+    temperature : float
+        Above 1 the layers become more alike, below 1 less; 1 leaves the weights as they are.
+    floor : float
+        No layer's probability is below it; from 0 to expected_active / num_layers.
+    full : LayerStats or array_like, optional
+        For rule lisa-theory: statistics of the fully fine-tuned model (its `frobenius_norm`).
     sampling : str
         "systematic" (fixed size, exact), "bernoulli", "successive", "quota", "reshuffle".
     num_layers : int, optional
@@ -74,7 +92,7 @@ def schedule(
         ``{"rank": 128, "update_interval": 200, "scale": 1.0}`` for OwLore with low-rank gradients.
     model : ModelRef or str, optional
         The model or its id; by default what the statistics say.
-    source : str, optional
+    source, full_source : str, optional
         Where the statistics are, for the record.
 
     Returns
@@ -85,7 +103,7 @@ def schedule(
     ------
     UsageError
         An unknown name, scores that are missing, negative, all zero or not one a layer, numbers out
-        of range.
+        of range, a floor that the sampling law does not keep.
 
     References
     ----------
@@ -99,72 +117,61 @@ def schedule(
     >>> owlore.active_layers(3)
     (0, 3)
     """
-    parameters: dict[str, Any] = {}
-    scores: FloatArray | None = None
-    if isinstance(stats, LayerStats):
-        found = stats.num_layers
-        if get_rule(rule).needs_scores:
-            metric = metric or _default_metric(stats)
-            scores = check_scores(stats.layer_column(metric), what=f"metric {metric!r}")
-    elif stats is not None:
-        scores = check_scores(stats)
-        found = scores.size
-    else:
-        found = _given_layers(num_layers, model, rule)
-    if not get_rule(rule).needs_scores:
-        scores, metric = None, None
-    if scores is not None:
-        scores, parameters = map_scores(scores, metric)
-    what = "scores" if metric is None else f"metric {metric!r}"
-    weights = rule_weights(rule, found, scores, what=what)
-    reference = _model_ref(model, found, stats)
-    _same_layers(num_layers, found)
-    _same_layers(reference.num_layers, found)
-    probabilities = water_fill(weights, expected_active)
-    if expected_active > found:
-        parameters["expected_active_asked"] = float(expected_active)
+    if isinstance(model, ModelRef) and num_layers is None and stats is None:
+        num_layers = model.num_layers
+    found = gather(
+        get_rule(rule), stats, num_layers=num_layers, metric=metric, direction=direction,
+        normalise=normalise, full=full,
+    )  # fmt: skip
+    weights = sharpen(rule_weights(rule, found.given, what=found.what), temperature)
+    reference = _model_ref(model, found.given.num_layers, stats)
+    _same_layers(num_layers, weights.size)
+    _same_layers(reference.num_layers, weights.size)
+    probabilities = water_fill(weights, expected_active, floor=floor)
     target = Target(
         scores=tuple(weights.tolist()),
         probabilities=tuple(probabilities.tolist()),
-        expected_active=min(expected_active, found),
+        expected_active=min(expected_active, weights.size),
     )
-    law = get_law(sampling)
-    law.check(target)
+    parameters = dict(found.parameters)
+    if temperature != 1:
+        parameters["temperature"] = float(temperature)
+    if floor:
+        parameters["floor"] = float(floor)
+    if full_source is not None:
+        parameters["full"] = full_source
+    if expected_active > weights.size:
+        parameters["expected_active_asked"] = float(expected_active)
     return Schedule(
         model=reference,
         rule=rule,
-        metric=metric,
+        metric=found.metric,
         scores=target.scores,
         expected_active=target.expected_active,
         interval_steps=interval_steps,
         seed=seed,
         probabilities=target.probabilities,
         sampling=sampling,
-        inclusion_probabilities=tuple(law.inclusion(target).tolist()),
+        inclusion_probabilities=_inclusion(sampling, target, floor),
         always_active=tuple(always_active),
         low_rank=_low_rank(low_rank),
         provenance=Provenance(stats=source, parameters=parameters),
     )
 
 
-def _default_metric(stats: LayerStats) -> str:
-    lods = [name for name in stats.columns() if name.startswith("lod_m")]
-    if DEFAULT_METRIC in lods or len(lods) != 1:
-        return DEFAULT_METRIC
-    return lods[0]
-
-
-def _given_layers(num_layers: int | None, model: ModelRef | str | None, rule: str) -> int:
-    if num_layers is None and isinstance(model, ModelRef):
-        num_layers = model.num_layers
-    if num_layers is None:
-        needs = "scores" if get_rule(rule).needs_scores else "num_layers"
-        msg = f"rule {rule!r} needs {needs}: give statistics, one score a layer"
-        raise UsageError(msg + (", or num_layers" if needs == "num_layers" else ""))
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
-        msg = f"num_layers must be a whole number from 1, got {num_layers!r}"
+def _inclusion(sampling: str, target: Target, floor: float) -> tuple[float, ...]:
+    law = get_law(sampling)
+    law.check(target)
+    inclusion: list[float] = law.inclusion(target).tolist()
+    lowest = min(inclusion)
+    if lowest < floor * (1 - 1e-9):
+        msg = (
+            f"sampling {sampling!r} gives layer {inclusion.index(lowest)} only {lowest:.4g}, below "
+            f"the floor {floor:g}: it does not follow the probabilities; use systematic, bernoulli "
+            "or quota"
+        )
         raise UsageError(msg)
-    return num_layers
+    return tuple(inclusion)
 
 
 def _same_layers(asked: int | None, found: int) -> None:

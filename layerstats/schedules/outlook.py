@@ -1,7 +1,7 @@
 """What a sampling law will do over a run, exactly and before it is run.
 
 Here belong numbers about a plan that are not a draw: how many layers an interval has, how
-many layers never train.
+often each trains, which never do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import numpy as np
 
 from layerstats.schedules.sampling import FloatArray, Target, get_law
 
-__all__ = ["active_count_distribution", "expected_untrained"]
+__all__ = [
+    "active_count_distribution",
+    "expected_steps",
+    "expected_untrained",
+    "never_trained",
+]
 
 
 def active_count_distribution(name: str, target: Target) -> FloatArray:
@@ -43,11 +48,31 @@ def active_count_distribution(name: str, target: Target) -> FloatArray:
     return distribution
 
 
+def never_trained(name: str, target: Target, *, intervals: int, seed: int = 0) -> FloatArray:
+    """Return each layer's chance never to train in the first `intervals` intervals.
+
+    For laws with independent intervals ``(1 - pi_l) ** intervals`` with the law's own inclusion
+    probabilities; for the others the plan of `seed` is walked, and the chance is 0 or 1.
+
+    Examples
+    --------
+    >>> never_trained("systematic", Target((1.0, 1.0), (0.5, 0.5), 1), intervals=2)
+    array([0.25, 0.25])
+    """
+    law = get_law(name)
+    if law.independent:
+        return np.asarray((1.0 - law.inclusion(target)) ** intervals)
+    chance = np.ones(len(target.probabilities))
+    for interval in range(intervals):
+        chance[law.draw(target, seed, interval)] = 0.0
+    return chance
+
+
 def expected_untrained(name: str, target: Target, *, intervals: int, seed: int = 0) -> float:
     """Return the expected number of layers that never train in the first `intervals` intervals.
 
-    For laws with independent intervals this is ``sum_l (1 - pi_l) ** intervals`` with the law's own
-    inclusion probabilities; for the others the plan of `seed` is walked and counted.
+    The sum of `never_trained`: for laws with independent intervals ``sum_l (1 - pi_l) **
+    intervals``, for the others a count of the plan of `seed`.
 
     Examples
     --------
@@ -55,10 +80,35 @@ def expected_untrained(name: str, target: Target, *, intervals: int, seed: int =
     >>> round(expected_untrained("systematic", lisa, intervals=7), 1)
     20.4
     """
-    law = get_law(name)
+    return float(np.sum(never_trained(name, target, intervals=intervals, seed=seed)))
+
+
+def expected_steps(
+    name: str, target: Target, *, steps: int, interval_steps: int, seed: int = 0
+) -> tuple[FloatArray, FloatArray]:
+    """Return how many intervals and how many steps each layer trains in, in expectation.
+
+    The last interval may be cut off: it counts as an interval, with the steps it has. For laws with
+    independent intervals ``intervals * pi_l`` and ``steps * pi_l``; for the others a count of the
+    plan of `seed`.
+
+    Returns
+    -------
+    intervals, steps : ndarray, shape (num_layers,)
+
+    Examples
+    --------
+    >>> goal = Target((1.0, 1.0), (0.5, 0.5), 1)
+    >>> expected_steps("bernoulli", goal, steps=50, interval_steps=20)
+    (array([1.5, 1.5]), array([25., 25.]))
+    """
+    law, count = get_law(name), -(-steps // interval_steps)
     if law.independent:
-        return float(np.sum((1.0 - law.inclusion(target)) ** intervals))
-    seen: set[int] = set()
-    for interval in range(intervals):
-        seen.update(law.draw(target, seed, interval))
-    return float(len(target.probabilities) - len(seen))
+        inclusion = law.inclusion(target)
+        return count * inclusion, steps * inclusion
+    intervals, trained = np.zeros((2, len(target.probabilities)))
+    for interval in range(count):
+        active = law.draw(target, seed, interval)
+        intervals[active] += 1
+        trained[active] += min(interval_steps, steps - interval * interval_steps)
+    return intervals, trained

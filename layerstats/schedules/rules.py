@@ -1,28 +1,55 @@
 """Schedule rules: which layers deserve training, as weights over layers.
 
-Here belongs everything that turns "which rule" (and perhaps a column of scores) into weights that
-the inclusion probabilities are proportional to. A rule is one function `(num_layers, scores) ->
-weights` with one `@schedule` registration; what happens to the weights afterwards is sampling.py's.
+Here belongs everything that turns "which rule" (and perhaps columns of scores) into weights that
+the inclusion probabilities are proportional to. A rule is one function `RuleInput -> weights` with
+one `@schedule` registration; columns.py finds its columns, water_filling.py and sampling.py have
+what happens to the weights afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from layerstats.errors import UsageError, choices
+from layerstats.schedules.scores import FloatArray, check_scores, mirror, shares
 
-__all__ = ["RULES", "Rule", "check_scores", "get_rule", "map_scores", "rule_weights", "schedule"]
+__all__ = ["DIRECTIONS", "RULES", "Rule", "RuleInput", "get_rule", "rule_weights", "schedule"]
 
-FloatArray = NDArray[np.float64]
-Weights = Callable[[int, FloatArray | None], FloatArray]
+DIRECTIONS = ("increasing", "decreasing")
+TAKES = ("nothing", "scores", "blend", "pair")
 
-TEMPBALANCE_RANGE = (0.5, 1.5)
-"""Where TempBalance (arXiv:2312.00359) maps alpha linearly, as a learning rate's factor."""
+
+@dataclass(frozen=True, slots=True)
+class RuleInput:
+    """What a rule may look at.
+
+    Parameters
+    ----------
+    num_layers : int
+    columns : tuple of ndarray, each of shape (num_layers,)
+        As many as the rule takes: none, one, several to blend, or a pair to compare.
+    names : tuple of str
+        What the columns are called in errors.
+    factors : tuple of float
+        One a column, for a blend; a negative factor takes the column decreasing.
+    direction : str
+        "increasing" or "decreasing": whether a large score means much or little training.
+    normalise : str
+        "sum" or "rank": how columns of a blend become comparable (`scores.shares`).
+    """
+
+    num_layers: int
+    columns: tuple[FloatArray, ...] = ()
+    names: tuple[str, ...] = ()
+    factors: tuple[float, ...] = ()
+    direction: str = "increasing"
+    normalise: str = "sum"
+
+
+Weights = Callable[[RuleInput], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +60,41 @@ class Rule:
     ----------
     name : str
     weights : callable
-        ``(num_layers, scores or None) -> weights``, shape (num_layers,), none negative.
-    needs_scores : bool
-        Whether the rule needs a score per layer.
+        ``RuleInput -> weights``, shape (num_layers,), none negative.
+    takes : str
+        "nothing", "scores" (one column), "blend" (columns with factors) or "pair" (a column of
+        one checkpoint and one of another).
+    directed : bool
+        Whether the rule looks at `direction`.
     summary, reference : str
         One line for people, and where it comes from.
     """
 
     name: str
     weights: Weights
-    needs_scores: bool
+    takes: str
+    directed: bool
     summary: str
     reference: str
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the rule needs any column."""
+        return self.takes != "nothing"
 
 
 RULES: dict[str, Rule] = {}
 
 
 def schedule(
-    name: str, *, summary: str, reference: str, needs_scores: bool = False
+    name: str, *, summary: str, reference: str, takes: str = "nothing", directed: bool = False
 ) -> Callable[[Weights], Weights]:
-    """Register a function of (num_layers, scores) as the rule `name` (decorator; see `Rule`)."""
+    """Register a function of a `RuleInput` as the rule `name` (decorator; see `Rule`)."""
+    if takes not in TAKES:
+        raise UsageError(choices("takes", takes, TAKES))
 
     def register(weights: Weights) -> Weights:
-        RULES[name] = Rule(name, weights, needs_scores, summary, reference)
+        RULES[name] = Rule(name, weights, takes, directed, summary, reference)
         return weights
 
     return register
@@ -75,9 +113,9 @@ def get_rule(name: str) -> Rule:
     summary="every layer alike: gamma / N",
     reference="Pan et al. (2024), LISA, arXiv:2403.17919",
 )
-def lisa(num_layers: int, scores: FloatArray | None) -> FloatArray:
+def lisa(given: RuleInput) -> FloatArray:
     """Weigh all layers alike. N counts blocks, as the LISA programs do, not embedding and head."""
-    return np.ones(num_layers)
+    return np.ones(given.num_layers)
 
 
 @schedule(
@@ -85,108 +123,114 @@ def lisa(num_layers: int, scores: FloatArray | None) -> FloatArray:
     summary="falling from the first layer to the last: proportional to N - l",
     reference="Bai et al. (2024), OwLore, arXiv:2405.18380 (its program's prob_mode=decrease)",
 )
-def lisa_d(num_layers: int, scores: FloatArray | None) -> FloatArray:
+def lisa_d(given: RuleInput) -> FloatArray:
     """Weigh layer l by N - l. The paper says monotonic decreasing; the formula is its program's."""
-    return np.arange(num_layers, 0, -1, dtype=np.float64)
+    return np.arange(given.num_layers, 0, -1, dtype=np.float64)
+
+
+@schedule(
+    "lisa-d-mirror",
+    summary="rising from the first layer to the last: proportional to l + 1",
+    reference="Bai et al. (2024), OwLore, arXiv:2405.18380 (its program's prob_mode=increase)",
+)
+def lisa_d_mirror(given: RuleInput) -> FloatArray:
+    """Weigh layer l by l + 1: lisa-d seen from the other end."""
+    return np.arange(1, given.num_layers + 1, dtype=np.float64)
 
 
 @schedule(
     "owlore",
     summary="proportional to a metric, the layerwise outlier distribution by default",
     reference="Bai et al. (2024), OwLore, arXiv:2405.18380",
-    needs_scores=True,
+    takes="scores",
 )
-def owlore(num_layers: int, scores: FloatArray | None) -> FloatArray:
+def owlore(given: RuleInput) -> FloatArray:
     """Weigh each layer by its score: ``pi_l = gamma * D_l / sum_k D_k`` before water-filling."""
-    assert scores is not None  # `rule_weights` has seen to it
-    return scores
+    return given.columns[0]
 
 
-def check_scores(scores: ArrayLike, *, what: str = "scores") -> FloatArray:
-    """Return scores as a float64 vector, or say which layer's value cannot be used.
+@schedule(
+    "owlore-reverse",
+    summary="max - score, as OwLore's program reverses; its top layer never trains (see --floor)",
+    reference="Bai et al. (2024), OwLore, arXiv:2405.18380 (its program's prob_mode=owl_reverse)",
+    takes="scores",
+)
+def owlore_reverse(given: RuleInput) -> FloatArray:
+    """Weigh each layer by ``max_k D_k - D_l``; `mirror` is the reversal that starves nobody."""
+    return np.asarray(given.columns[0].max() - given.columns[0])
 
-    Raises
-    ------
-    UsageError
-        Not one-dimensional, empty, or a value that is missing or infinite.
 
-    Examples
-    --------
-    >>> check_scores([1, 2])
-    array([1., 2.])
+@schedule(
+    "metric",
+    summary="proportional to any column; direction decreasing turns it round in its own range",
+    reference="Bai et al. (2024), OwLore, arXiv:2405.18380, with another score",
+    takes="scores",
+    directed=True,
+)
+def metric(given: RuleInput) -> FloatArray:
+    """Weigh each layer by a column x, or by ``max + min - x``."""
+    return given.columns[0] if given.direction == "increasing" else mirror(given.columns[0])
+
+
+@schedule(
+    "blend",
+    summary="several columns, each made to sum to 1, averaged with factors (a minus turns round)",
+    reference="layerstats",
+    takes="blend",
+)
+def blend(given: RuleInput) -> FloatArray:
+    """Weigh by ``sum_k |a_k| s_k(l) / sum_k |a_k|`` with shares s_k that sum to 1 (`shares`)."""
+    total = np.zeros(given.num_layers)
+    for values, name, factor in zip(given.columns, given.names, given.factors, strict=True):
+        turned = values if factor > 0 else mirror(values)
+        total += abs(factor) * shares(turned, given.normalise, what=name)
+    return np.asarray(total / sum(map(abs, given.factors)))
+
+
+@schedule(
+    "lisa-theory",
+    summary="norm in LoRA over norm in full fine-tuning, by layer: the formula LISA starts from",
+    reference="Pan et al. (2024), LISA, arXiv:2403.17919, section 3",
+    takes="pair",
+)
+def lisa_theory(given: RuleInput) -> FloatArray:
+    """Weigh layer l by ``w~_l / w_l``: how much LoRA moves it, where full fine-tuning has w_l.
+
+    The paper's norms are means over training steps; here they are those of two checkpoints. It
+    then replaces the formula by gamma / N (rule lisa), as no public program computes it.
     """
-    try:
-        values = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        msg = f"{what}: not a list of numbers; give one number a layer"
-        raise UsageError(msg) from None
-    if values.ndim != 1 or values.size == 0:
-        msg = f"{what}: has shape {values.shape}; give one number a layer"
+    lora, full = given.columns
+    empty = np.flatnonzero(full <= 0)
+    if empty.size:
+        msg = f"{given.names[1]}: layer {empty[0]} is {full[empty[0]]:g}; a norm must be above 0"
         raise UsageError(msg)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        msg = (
-            f"{what}: layer {bad[0]} has no finite value ({values[bad[0]]}); "
-            "measure that layer, or give a list of scores without gaps"
-        )
-        raise UsageError(msg)
-    return values
+    return np.asarray(lora / full)
 
 
-def map_scores(values: FloatArray, metric: str | None) -> tuple[FloatArray, dict[str, Any]]:
-    """Turn a metric into weights that are not negative, where the metric's sign calls for it.
-
-    Only `heavy_tail` (= -alpha, negative for every layer) has a map: linear from its smallest to
-    its largest value onto 0.5 .. 1.5, so that the heaviest tail gets three times the weight of the
-    lightest; layers that are all equal get 1. That is the range TempBalance maps alpha to. A ratio
-    of values, as for LOD, would have no meaning: alpha is an exponent. Other metrics pass as they
-    are and must not be negative.
-
-    Returns
-    -------
-    weights : ndarray, shape (num_layers,)
-    parameters : dict
-        What was done, for the schedule's provenance; empty when nothing was.
-
-    References
-    ----------
-    Zhou et al. (2023), TempBalance, arXiv:2312.00359.
-
-    Examples
-    --------
-    >>> map_scores(np.array([-4.0, -3.0, -2.0]), "heavy_tail")[0]
-    array([0.5, 1. , 1.5])
-    """
-    if metric != "heavy_tail":
-        return values, {}
-    low, high = TEMPBALANCE_RANGE
-    parameters = {"score_map": {"kind": "linear", "low": low, "high": high}}
-    spread = values.max() - values.min()
-    if spread == 0:
-        return np.ones_like(values), parameters
-    return low + (high - low) * (values - values.min()) / spread, parameters
+@schedule(
+    "adaptive",
+    summary="proportional to running gradient norms; refreshed during training",
+    reference="after GRASS (2026), arXiv:2604.07808",
+    takes="scores",
+)
+def adaptive(given: RuleInput) -> FloatArray:
+    """Weigh each layer by its running gradient norm (see `layerstats.schedules.adaptive`)."""
+    return given.columns[0]
 
 
-def rule_weights(
-    name: str, num_layers: int, scores: FloatArray | None, *, what: str = "scores"
-) -> FloatArray:
+def rule_weights(name: str, given: RuleInput, *, what: str = "scores") -> FloatArray:
     """Return the weights of rule `name`, checked: one a layer, finite, none negative, not all zero.
 
     Examples
     --------
-    >>> rule_weights("lisa-d", 4, None)
+    >>> rule_weights("lisa-d", RuleInput(4))
     array([4., 3., 2., 1.])
     """
-    rule = get_rule(name)
-    if rule.needs_scores and scores is None:
-        others = ", ".join(sorted(key for key, value in RULES.items() if not value.needs_scores))
+    weights = check_scores(get_rule(name).weights(given), what=what)
+    if weights.size != given.num_layers:
         msg = (
-            f"rule {name!r} needs scores: give statistics or one number a layer (without: {others})"
+            f"{what}: {weights.size} values for {given.num_layers} layers; give one number a layer"
         )
-        raise UsageError(msg)
-    weights = check_scores(rule.weights(num_layers, scores), what=what)
-    if weights.size != num_layers:
-        msg = f"{what}: {weights.size} values for {num_layers} layers; give one number a layer"
         raise UsageError(msg)
     if weights.min() < 0:
         worst = int(weights.argmin())

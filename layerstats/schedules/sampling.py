@@ -1,20 +1,18 @@
 """Sampling laws: from target inclusion probabilities to the layers of one interval.
 
-Here belong water-filling (scores to probabilities that sum to the expected number of layers), the
-registry of sampling laws and the laws that fit in a few lines; successive.py and quota.py hold the
-two that need more. A law is one function `(target, seed, interval) -> layers`; it keeps no state
-between intervals.
+Here belong the registry of sampling laws and the laws that fit in a few lines; successive.py and
+quota.py hold the two that need more, water_filling.py makes the target probabilities. A law is one
+function `(target, seed, interval) -> layers`; it keeps no state between intervals.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from layerstats.errors import UsageError, choices
 
@@ -29,81 +27,12 @@ __all__ = [
     "sampling_law",
     "systematic_pick",
     "target_quanta",
-    "water_fill",
 ]
 
 FloatArray = NDArray[np.float64]
 
 UNIT = 1 << 53
 """Probabilities are compared as whole numbers of 1/UNIT: no rounding of sums can change a draw."""
-
-
-def water_fill(scores: ArrayLike, expected_active: float) -> FloatArray:
-    """Turn scores into inclusion probabilities that sum to `expected_active`, none above 1.
-
-    ``pi_l = min(1, c * score_l)`` with the one c that gives ``sum pi = expected_active``. Clipping
-    ``gamma * p`` at 1, as a plain reading of the papers does, would lose the mass above 1; here the
-    layers at 1 are set aside and the rest is scaled again until none is above.
-
-    Parameters
-    ----------
-    scores : array_like, shape (num_layers,)
-        Finite, none negative. A layer with score 0 gets probability 0.
-    expected_active : float
-        Number of layers per interval (gamma), above 0. At `num_layers` or more every layer gets 1.
-
-    Returns
-    -------
-    ndarray, shape (num_layers,), float64
-        Values in [0, 1].
-
-    Raises
-    ------
-    UsageError
-        When a score is negative or not finite, or fewer layers have a positive score than are asked
-        for.
-
-    References
-    ----------
-    Tille, Y. (2006), Sampling Algorithms, section 2.10 (inclusion probabilities proportional to
-    size).
-
-    Examples
-    --------
-    >>> water_fill([3.0, 1.0, 1.0, 1.0], 2)
-    array([1.        , 0.33333333, 0.33333333, 0.33333333])
-    """
-    values = np.array(scores, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)) or values.min() < 0:
-        msg = "scores must be a list of finite numbers, one a layer and none negative"
-        raise UsageError(msg)
-    if not (math.isfinite(expected_active) and expected_active > 0):
-        msg = f"expected_active must be above 0 and finite, got {expected_active}"
-        raise UsageError(msg)
-    if expected_active >= values.size:
-        return np.ones_like(values)
-    free = values > 0
-    if expected_active > np.count_nonzero(free):
-        msg = (
-            f"expected_active {expected_active:g} is more than the {np.count_nonzero(free)} layers "
-            "with a positive score; lower expected_active or use scores above 0"
-        )
-        raise UsageError(msg)
-    result = np.zeros_like(values)
-    while True:
-        mass = expected_active - np.count_nonzero(result == 1.0)
-        if mass >= np.count_nonzero(free):
-            result[free] = 1.0
-            return result
-        shares = values[free] / values[free].max()
-        # fsum rounds once, so the same scores give the same probabilities on every platform.
-        filled = mass * (shares / math.fsum(shares.tolist()))
-        if filled.max() < 1.0:
-            result[free] = filled
-            return result
-        full = np.flatnonzero(free)[filled >= 1.0]
-        result[full] = 1.0
-        free[full] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +93,11 @@ class SamplingLaw:
     fixed_size: bool
     independent: bool
     whole_number_only: bool
+
+    @property
+    def follows_target(self) -> bool:
+        """Whether the law's inclusion probabilities are the target probabilities."""
+        return self.inclusion is _as_targeted
 
     def check(self, target: Target) -> None:
         """Raise UsageError if the law cannot meet the target."""

@@ -120,6 +120,13 @@ class Schedule:
         """The sampling law."""
         return get_law(self.sampling)
 
+    @property
+    def valid_from_interval(self) -> int:
+        """First interval this schedule is for: 0, or the date of a refresh (`ScheduleLog`)."""
+        value: int = self.provenance.parameters.get("valid_from_interval", 0)
+        _check_integer("provenance.parameters.valid_from_interval", value, low=0)
+        return int(value)
+
     def active_layers(self, interval: int) -> tuple[int, ...]:
         """Return the blocks that train in an interval, ascending.
 

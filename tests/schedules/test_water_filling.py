@@ -134,3 +134,48 @@ def test_the_input_is_left_alone() -> None:
     scores: NDArray[np.float64] = np.array([3.0, 1.0, 1.0])
     water_fill(scores, 2)
     assert scores.tolist() == [3, 1, 1]
+
+
+@given(
+    scores=st.lists(st.just(0.0) | st.floats(1e-3, 100), min_size=1, max_size=20).filter(any),
+    share=st.floats(0.02, 1),
+    part=st.floats(0, 1),
+)
+@settings(deadline=None, max_examples=120)
+def test_both_ends_are_kept_and_the_sum_is_exact(
+    scores: list[float], share: float, part: float
+) -> None:
+    active = share * np.count_nonzero(scores)
+    floor = part * min(1.0, active / len(scores))
+    pi = water_fill(scores, active, floor=floor)
+    assert math.fsum(pi) == pytest.approx(min(active, len(scores)), rel=1e-12)
+    assert pi.min() >= floor * (1 - 1e-15)
+    assert pi.max() <= 1
+    free = (pi > floor * (1 + 1e-12)) & (pi < 1)
+    if free.any():
+        level = pi[free] / np.array(scores)[free]
+        assert level == pytest.approx(np.full(level.size, level[0]), rel=1e-9)
+        # What stands at an end is what its share would have put there or beyond.
+        assert np.all(np.array(scores)[pi == 1] * level[0] >= 1 - 1e-9)
+        low = (pi <= floor * (1 + 1e-12)) & (pi < 1)
+        assert np.all(np.array(scores)[low] * level[0] <= floor * (1 + 1e-9))
+    assert pi == pytest.approx(np.array(level_between(scores, active, floor)), abs=1e-7)
+
+
+def level_between(scores: list[float], active: float, floor: float) -> list[float]:
+    """max(floor, min(1, c * score)) with c found by bisection."""
+    low, high = 0.0, 1.0
+
+    def at(c: float) -> list[float]:
+        return [max(floor, min(1.0, c * score)) for score in scores]
+
+    while sum(at(high)) < active * (1 - 1e-12) and high < 1e300:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(at(middle)) < active else (low, middle)
+    return at(high)
+
+
+def test_a_floor_of_gamma_over_n_makes_all_alike() -> None:
+    assert water_fill([9.0, 0.0, 1.0, 5.0], 1, floor=0.25).tolist() == [0.25] * 4
