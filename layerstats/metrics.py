@@ -392,7 +392,7 @@ def combine(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Values
             values[column] = sum(bool(row.get(column)) for row in rows)
             continue
         numbers = np.array([row.get(column, float("nan")) for row in rows], dtype=float)
-        values[column] = COMBINE.get(column, _mean)(numbers, weights)
+        values[column] = COMBINE.get(column, _mean)(numbers, weights) if rows else float("nan")
     if "lora_relative_norm" in values:
         whole = float(values["frobenius_norm"])
         values["lora_relative_norm"] = float(values["lora_norm"]) / whole if whole else float("nan")

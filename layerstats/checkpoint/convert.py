@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from layerstats.checkpoint.bpe_tokenizer import PRE_TOKENIZERS, ByteLevelBpe, write_tokenizer
+from layerstats.checkpoint.entry import UNREADABLE_KEY, TensorEntry
 from layerstats.checkpoint.gguf import (
-    UNREADABLE_KEY,
     read_gguf_array,
     read_gguf_index,
     read_gguf_tensor,
 )
-from layerstats.checkpoint.entry import TensorEntry
 from layerstats.checkpoint.writer import staged_directory, write_json, write_shards
 from layerstats.errors import CheckpointError, UsageError
 

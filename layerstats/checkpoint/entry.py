@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TensorEntry"]
+__all__ = ["UNREADABLE_KEY", "TensorEntry"]
+
+#: Where the metadata of an index holds tensors that are listed but cannot be read: name -> reason.
+UNREADABLE_KEY = "layerstats.gguf_unreadable"
 
 
 @dataclass(frozen=True, slots=True)

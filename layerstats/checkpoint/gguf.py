@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from layerstats.checkpoint.entry import UNREADABLE_KEY, TensorEntry
 from layerstats.checkpoint.gguf_header import GgufHeader, GgufTensor, read_array, read_header
 from layerstats.checkpoint.gguf_names import EXPERT, heads_to_unpermute, norm_is_shifted, translate
-from layerstats.checkpoint.entry import TensorEntry
 from layerstats.errors import CheckpointError, MissingError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ARRAYS_KEY",
     "NAMES_KEY",
-    "UNREADABLE_KEY",
     "gguf_package",
     "read_gguf_array",
     "read_gguf_index",
@@ -35,8 +34,6 @@ __all__ = [
 
 #: metadata: translated name -> name in the file, for the tensors that were renamed.
 NAMES_KEY = "layerstats.gguf_names"
-#: metadata: name -> why its values cannot be read (it is listed, not measured).
-UNREADABLE_KEY = "layerstats.gguf_unreadable"
 #: metadata: key of an array too long to keep -> its length; `read_gguf_array` reads it.
 ARRAYS_KEY = "layerstats.gguf_arrays"
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from layerstats.checkpoint.entry import UNREADABLE_KEY
 from layerstats.checkpoint.index import CheckpointIndex, TensorEntry
 from layerstats.checkpoint.quantised import packed_reason, scale_name
 from layerstats.checkpoint.roles import (
@@ -167,12 +168,20 @@ def find_layout(index: CheckpointIndex, config: Mapping[str, Any] | None = None)
     located = {name: _locate(new, place) for name, new in names.items()}
     width = _hidden_size(index.entries, located, shapes[table][1] if table else 0)
     aside = tuple(prefix + "." for stack in others for prefix in stack.prefixes)
+    unreadable = index.metadata.get(UNREADABLE_KEY, {})
     matrices: list[Matrix] = []
     skipped: list[Skipped] = []
     for name, entry in index.entries.items():
         canonical, (layer, rest) = names[name], located[name]
-        reason = skip_reason(canonical, entry.dtype, entry.shape, in_block=layer is not None)
-        reason = reason or packed_reason(entry, index.entries) or _no_experts(entry, width)
+        # A GGUF tensor is read as float32 whatever its type, but for those that its reader names.
+        dtype = "F32" if index.format == "gguf" else entry.dtype
+        reason = skip_reason(canonical, dtype, entry.shape, in_block=layer is not None)
+        reason = (
+            reason
+            or unreadable.get(name)
+            or packed_reason(entry, index.entries)
+            or _no_experts(entry, width)
+        )
         if reason:
             skipped.append(Skipped(name, reason, lost=is_loss(reason)))
             continue

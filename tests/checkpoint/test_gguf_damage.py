@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layerstats.checkpoint.gguf import UNREADABLE_KEY, read_gguf_index, read_gguf_tensor
+from layerstats.checkpoint.entry import UNREADABLE_KEY
+from layerstats.checkpoint.gguf import read_gguf_index, read_gguf_tensor
 from layerstats.errors import CheckpointError, LayerstatsError, MissingError
 from tests.checkpoint import tiny_gguf as tiny
 

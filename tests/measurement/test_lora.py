@@ -16,7 +16,6 @@ from layerstats.measurement import measure
 from tests.conftest import llama_tensors, write_checkpoint
 from tests.families import make_family
 
-
 # peft asks transformers for names that transformers is about to retire.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
