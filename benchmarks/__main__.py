@@ -52,6 +52,11 @@ def _page(rows: list[Row]) -> str:
         ),
         "",
     ]
+    missed = {row.why: row for row in rows if row.met is False}
+    if missed:
+        lines += ["## Rows that are missed, and why", ""]
+        lines += [f"- {why or row.what}" for why, row in missed.items()]
+        lines.append("")
     return "\n".join(lines)
 
 

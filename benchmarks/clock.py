@@ -26,6 +26,7 @@ class Row:
     target: str
     met: bool | None
     note: str = ""
+    why: str = ""  # told under the table when the row is missed
 
 
 def single_thread() -> threadpool_limits:

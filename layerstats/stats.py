@@ -62,6 +62,8 @@ UNITS = {
     "alpha_hill": "exponent; lower = heavier tail",
     "alpha_hill_lo": "exponent",
     "alpha_hill_hi": "exponent",
+    "alpha_trust_lo": "exponent",
+    "alpha_trust_hi": "exponent",
     "alpha_mid": "exponent",
     "alpha_ks": "exponent",
     "alpha_weightwatcher": "exponent",
@@ -185,6 +187,20 @@ class LayerStats:
         source = "alpha_hill" if name == "heavy_tail" else name
         values = self.blocks[source].astype(float)
         return (-values if name == "heavy_tail" else values).rename(name)
+
+    def verdicts(self) -> dict[str, Any]:
+        """Return the page of verdicts: which rankings of layers can be told from noise.
+
+        Raises
+        ------
+        UsageError
+            The measurement was made without `trust`.
+        """
+        page = self.meta.get("trust")
+        if not isinstance(page, dict):
+            msg = "these statistics were measured without --trust; measure again with it"
+            raise UsageError(msg)
+        return page
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write layers.csv, matrices.csv and meta.json, each beside its place and then renamed."""

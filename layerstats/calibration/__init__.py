@@ -30,6 +30,7 @@ def calibrate(
     dtype: str = "float32",
     device: str = "cpu",
     hidden_budget_bytes: int = 2_000_000_000,
+    groups: int = 1,
     progress: Progress | None = None,
 ) -> ActivationNorms:
     """Measure ||X_j||_2 = sqrt(sum_t X_tj^2) for each input feature j of each linear map.
@@ -57,6 +58,11 @@ def calibrate(
     hidden_budget_bytes
         Hidden states of all windows above this size are kept in a temporary file (replay), or
         windows are taken in groups (lockstep).
+    groups
+        Keep norms of so many groups of windows too (`ActivationNorms.group_norms`), to tell how
+        much they owe to the choice of text; at most one group a window. Groups are stretches of
+        neighbouring windows, of equal size up to one: neighbours are alike, and in one group they
+        do not pass for independent. Costs `groups` times the memory of the norms, and nothing else.
     progress
         Called after each block with (blocks done, blocks in all).
 
@@ -95,5 +101,6 @@ def calibrate(
         dtype=dtype,
         device=device,
         hidden_budget_bytes=hidden_budget_bytes,
+        groups=groups,
         progress=progress,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,11 +37,16 @@ _UNUSED = "no linear map of the block used it"
 
 @dataclass
 class Attribution:
-    """Sums of squares and tokens by `Matrix.key`, and why a matrix of a block has none."""
+    """Sums of squares and tokens by `Matrix.key`, and why a matrix of a block has none.
+
+    `groups` has the sums of each group of windows, shape (groups, in_features), where they are
+    kept.
+    """
 
     sums: dict[str, NDArray[np.float64]]
     tokens: dict[str, int]
     unseen: dict[str, str]
+    groups: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class _Ways:
 
 def complete_experts(totals: dict[Slot, Seen], shapes: Mapping[str, torch.Size]) -> None:
     """Add zeros for each expert of a 3-D parameter that no token reached while others were."""
-    orientation = {
-        slot.parameter: seen.transposed for slot, seen in totals.items() if slot.expert is not None
-    }
-    for name, transposed in orientation.items():
+    reached = {slot.parameter: seen for slot, seen in totals.items() if slot.expert is not None}
+    for name, example in reached.items():
+        transposed, groups = example.transposed, example.groups
         count, rows, cols = shapes[name]
         width = rows if transposed else cols
         for expert in range(count):
-            totals.setdefault(Slot(name, expert), Seen(np.zeros(width), 0, transposed))
+            none = None if groups is None else np.zeros((len(groups), width))
+            totals.setdefault(Slot(name, expert), Seen(np.zeros(width), 0, transposed, none))
 
 
 def attribute(stack: Stack, totals: Mapping[Slot, Seen], odd: Mapping[str, str]) -> Attribution:
@@ -118,6 +123,8 @@ def _assign(
         result.unseen[matrix.key] = _other_way(matrix)
     else:
         result.sums[matrix.key], result.tokens[matrix.key] = seen.sums, seen.tokens
+        if seen.groups is not None:
+            result.groups[matrix.key] = seen.groups
 
 
 def _other_way(matrix: Matrix) -> str:
@@ -148,7 +155,10 @@ def _assign_converted(
         elif any(not np.array_equal(vectors[0], other) for other in vectors[1:]):
             result.unseen[matrix.key] = "its parts are used with different inputs"
         else:
-            result.sums[matrix.key], result.tokens[matrix.key] = vectors[0], seen[0][0].tokens
+            total, columns = seen[0]
+            result.sums[matrix.key], result.tokens[matrix.key] = vectors[0], total.tokens
+            if total.groups is not None:
+                result.groups[matrix.key] = total.groups[:, columns]
 
 
 def _find_ways(
@@ -256,3 +266,6 @@ def _unreached_modules(result: Attribution, matrices: list[Matrix]) -> None:
             del result.unseen[matrix.key]
             result.sums[matrix.key] = np.zeros(matrix.shape[1])
             result.tokens[matrix.key] = 0
+            if result.groups:
+                groups = len(next(iter(result.groups.values())))
+                result.groups[matrix.key] = np.zeros((groups, matrix.shape[1]))

@@ -101,12 +101,13 @@ def lockstep(
     size = int(min(max(1, budget_bytes // one), _MOST_LANES))
     groups = torch.split(windows, size)
     visits.expected = len(stack.blocks) * len(groups)
-    for group in groups:
-        _walk_group(stack, group, visits)
+    for number, group in enumerate(groups):
+        _walk_group(stack, group, visits, first=number * size)
     return {"hidden_states": "memory", "window_groups": len(groups)}
 
 
-def _walk_group(stack: Stack, windows: torch.Tensor, visits: Visits) -> None:
+def _walk_group(stack: Stack, windows: torch.Tensor, visits: Visits, *, first: int) -> None:
+    """Walk the blocks over some of the windows, of which `first` is the number of the first."""
     lanes = [_Lane(stack, windows[i : i + 1]) for i in range(len(windows))]
     by_thread: dict[int | None, _Lane] = {}
     # The block that is in memory runs with its own forward, whatever stands in its place.
@@ -131,11 +132,11 @@ def _walk_group(stack: Stack, windows: torch.Tensor, visits: Visits) -> None:
             while (number := _agreed(stack, lanes, called)) is not None:
                 called.add(number)
                 with visits.block(number) as call:
-                    for lane in lanes:
+                    for window, lane in enumerate(lanes, first):
                         assert lane.request is not None
                         _, args, kwargs = lane.request
                         lane.request = None
-                        result = call(args, kwargs)
+                        result = call(args, kwargs, window)
                         del args, kwargs
                         lane.advance(result)
                         del result

@@ -1,7 +1,8 @@
 """The result of a calibration: activation norms by matrix, and their file.
 
 The file is safetensors: one float64 vector per matrix, keyed by `Matrix.key`, everything else as
-JSON in its metadata.
+JSON in its metadata. Norms by group of windows, where there are any, are matrices whose keys begin
+with `groups:`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ __all__ = ["ActivationNorms"]
 
 _FORMAT = "layerstats-activation-norms"
 _VERSION = 1
+_PREFIX = "groups:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +47,21 @@ class ActivationNorms:
     info
         How it was done: samples, seq_len, text, dtype, device, attention kernel, walk mode,
         versions.
+    group_norms
+        `Matrix.key` -> norms over the tokens of each group of windows, float64, shape
+        (groups, in_features); empty unless asked for. Their squares add up to those of `norms`.
     """
 
     norms: dict[str, NDArray[np.float64]]
     tokens: dict[str, int]
     unseen: dict[str, str]
     info: dict[str, Any]
+    group_norms: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of windows whose norms are kept; 1 if none are."""
+        return len(next(iter(self.group_norms.values()))) if self.group_norms else 1
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: beside its place, then renamed, so no half file is left.
@@ -68,13 +79,12 @@ class ActivationNorms:
             "tokens": self.tokens,
             "unseen": self.unseen,
             "info": self.info,
+            **({"groups": self.groups} if self.group_norms else {}),
         }
         # One metadata key only: the order of several would change from run to run.
         metadata = {"layerstats": json.dumps(document, sort_keys=True, allow_nan=False)}
-        arrays = {
-            key: np.ascontiguousarray(self.norms[key], dtype=np.float64)
-            for key in sorted(self.norms)
-        }
+        named = self.norms | {_PREFIX + key: value for key, value in self.group_norms.items()}
+        arrays = {key: np.ascontiguousarray(named[key], dtype=np.float64) for key in sorted(named)}
         path = Path(path)
         content = save(arrays, metadata=metadata)
         temporary: str | None = None
@@ -118,7 +128,12 @@ class ActivationNorms:
             version = document.get("version")
             msg = f"{path}: version {version} of {_FORMAT}, this layerstats reads {_VERSION}"
             raise CheckpointError(msg)
-        found = cls(norms, document["tokens"], document["unseen"], document["info"])
+        grouped = {}
+        if "groups" in document:
+            keys = [key for key in norms if key.startswith(_PREFIX)]
+            grouped = {key.removeprefix(_PREFIX): norms.pop(key) for key in keys}
+        _check_shapes(path, norms, grouped)
+        found = cls(norms, document["tokens"], document["unseen"], document["info"], grouped)
         if checkpoint is not None:
             found._check_belongs(path, checkpoint)
         return found
@@ -170,7 +185,25 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, NDArray[np.float64]]
     ):
         msg = f"{path}: no activation norms; expected a file from --save-activations"
         raise CheckpointError(msg)
+    return document, norms
+
+
+def _check_shapes(
+    path: Path,
+    norms: Mapping[str, NDArray[np.float64]],
+    grouped: Mapping[str, NDArray[np.float64]],
+) -> None:
     if any(norm.dtype != np.float64 or norm.ndim != 1 for norm in norms.values()):
         msg = f"{path}: damaged: norms must be float64 vectors"
         raise CheckpointError(msg)
-    return document, norms
+    if not grouped:
+        return
+    shapes = {key: value.shape[1:] for key, value in grouped.items()}
+    counts = {value.shape[:1] for value in grouped.values()}
+    if (
+        shapes != {key: norm.shape for key, norm in norms.items()}
+        or len(counts) != 1
+        or any(value.dtype != np.float64 for value in grouped.values())
+    ):
+        msg = f"{path}: damaged: norms by group do not fit the norms"
+        raise CheckpointError(msg)

@@ -50,11 +50,15 @@ class Slot:
 
 @dataclass(slots=True)
 class Seen:
-    """What a slot saw: sums of squares per input feature, tokens, whether it lies as (in, out)."""
+    """What a slot saw: sums of squares per input feature, tokens, whether it lies as (in, out).
+
+    `groups` has the sums of each group of windows, shape (groups, features), where they are kept.
+    """
 
     sums: NDArray[np.float64]
     tokens: int
     transposed: bool
+    groups: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +102,20 @@ class Recorder(TorchFunctionMode):
     ----------
     parameters
         Name and tensor of each parameter of the block (1-D ones are not watched).
+    groups
+        How many groups of windows to keep sums of, beside those of all windows; 1 for none.
+
+    Attributes
+    ----------
+    group : int
+        The group of the window that runs; who enters the recorder sets it.
     """
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, torch.Tensor], *, groups: int = 1) -> None:
         super().__init__()
+        self.group = 0
+        self._groups = groups
+        self._by_group: dict[Slot, torch.Tensor] = {}
         self._by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
         for name, tensor in parameters.items():
             if tensor.dim() in (2, 3):
@@ -149,7 +163,9 @@ class Recorder(TorchFunctionMode):
             ):
                 odd[slot.parameter] = "its parts are used with different inputs"
                 continue
-            seen[slot] = Seen(first, tokens, transposed)
+            kept = self._by_group.get(slot)
+            groups = None if kept is None else kept.cpu().numpy()
+            seen[slot] = Seen(first, tokens, transposed, groups)
         seen = {slot: value for slot, value in seen.items() if slot.parameter not in odd}
         return seen, odd
 
@@ -159,6 +175,7 @@ class Recorder(TorchFunctionMode):
         self._copies.clear()
         self._last.clear()
         self._parts.clear()
+        self._by_group.clear()
 
     def _note_einsum(self, args: tuple[Any, ...]) -> None:
         operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
@@ -255,6 +272,11 @@ class Recorder(TorchFunctionMode):
             parts[part] = (before + sums, count + tokens, transposed)
         else:
             parts[part] = (sums, tokens, transposed)
+        # All parts of a weight used slice by slice must see the same input: one tells of all.
+        if self._groups > 1 and part == next(iter(parts)):
+            if slot not in self._by_group:
+                self._by_group[slot] = sums.new_zeros(self._groups, len(sums))
+            self._by_group[slot][self.group] += sums
 
     def _square_sums(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the sums of `rows`, computed once for q, k, v or gate and up (same input)."""

@@ -42,9 +42,13 @@ def calibrate_with(
     dtype: str,
     device: str,
     hidden_budget_bytes: int,
+    groups: int,
     progress: Progress | None,
 ) -> ActivationNorms:
     """Do what `layerstats.calibration.calibrate` says."""
+    if groups < 1:
+        msg = f"groups is {groups}; give at least 1"
+        raise UsageError(msg)
     if dtype not in DTYPES:
         raise UsageError(choices("dtype", dtype, DTYPES))
     place = _device(device)
@@ -59,7 +63,8 @@ def calibrate_with(
             sample_seed=sample_seed,
         )
         stack.settle(windows.ids[:1])
-        visits = Visits(stack, progress=progress)
+        group_of = contiguous_groups(len(windows.ids), groups)
+        visits = Visits(stack, progress=progress, group_of=group_of)
         how = _walk(stack, windows.ids, visits, budget_bytes=hidden_budget_bytes)
         shapes = dict(stack.parameter_shapes())
         complete_experts(visits.totals, shapes)
@@ -75,8 +80,23 @@ def calibrate_with(
         **_describe(stack),
         "parameters_without_norms": _without_norms(stack, visits, shapes),
     }
+    if group_of is not None:
+        info["groups"] = visits.groups
     norms = {key: np.sqrt(value) for key, value in found.sums.items()}
-    return ActivationNorms(norms, found.tokens, found.unseen, info)
+    group_norms = {key: np.sqrt(value) for key, value in found.groups.items()}
+    return ActivationNorms(norms, found.tokens, found.unseen, info, group_norms)
+
+
+def contiguous_groups(windows: int, groups: int) -> list[int] | None:
+    """Put windows in groups of neighbours, sizes equal up to one; None where there is one group.
+
+    Examples
+    --------
+    >>> contiguous_groups(5, 2), contiguous_groups(2, 16), contiguous_groups(5, 1)
+    ([0, 0, 0, 1, 1], [0, 1], None)
+    """
+    groups = min(groups, windows)
+    return [window * groups // windows for window in range(windows)] if groups > 1 else None
 
 
 def _device(name: str) -> torch.device:

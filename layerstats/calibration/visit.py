@@ -5,7 +5,7 @@ Both walks visit blocks through `Visits`, which so holds the sums of the whole c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,18 +18,32 @@ from layerstats.errors import CheckpointError
 
 __all__ = ["Call", "Progress", "Visits"]
 
-#: Runs the block that is in memory: (args, kwargs) -> what it returns.
-Call = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+#: Runs the block that is in memory: (args, kwargs, number of the window) -> what it returns.
+Call = Callable[[tuple[Any, ...], Mapping[str, Any], int], Any]
 #: Told after each block: (blocks done, blocks in all).
 Progress = Callable[[int, int], None]
 
 
 class Visits:
-    """Bring blocks into memory one after the other and add up what their weights see."""
+    """Bring blocks into memory one after the other and add up what their weights see.
 
-    def __init__(self, stack: Stack, *, progress: Progress | None = None) -> None:
+    Parameters
+    ----------
+    group_of
+        The group of each window; sums are kept of each group beside those of all windows.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        progress: Progress | None = None,
+        group_of: Sequence[int] | None = None,
+    ) -> None:
         self.stack = stack
         self.progress = progress
+        self.group_of = group_of
+        self.groups = 1 if group_of is None else max(group_of) + 1
         self.totals: dict[Slot, Seen] = {}
         self.odd: dict[str, str] = {}
         self.expected = len(stack.blocks)
@@ -39,10 +53,11 @@ class Visits:
     def block(self, number: int) -> Iterator[Call]:
         """Hold a block in memory for as long as the context lasts."""
         try:
-            recorder = Recorder(self.stack.load_block(number))
+            recorder = Recorder(self.stack.load_block(number), groups=self.groups)
             block = self.stack.blocks[number]
 
-            def call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            def call(args: tuple[Any, ...], kwargs: Mapping[str, Any], window: int) -> Any:
+                recorder.group = 0 if self.group_of is None else self.group_of[window]
                 with recorder:
                     return block(*args, **kwargs)
 
@@ -76,8 +91,14 @@ class Visits:
                 raise CheckpointError(msg)
             before = self.totals.get(slot)
             if before is not None:
+                groups = value.groups
+                if before.groups is not None and groups is not None:
+                    groups = before.groups + groups
                 value = Seen(
-                    before.sums + value.sums, before.tokens + value.tokens, value.transposed
+                    before.sums + value.sums,
+                    before.tokens + value.tokens,
+                    value.transposed,
+                    groups,
                 )
             self.totals[slot] = value
         self.odd.update(odd)

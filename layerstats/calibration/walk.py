@@ -127,7 +127,7 @@ def replay(
                     args, kwargs = given.calls[window][number].filled(
                         states.get(window, stack.device)
                     )
-                    result = call(args, kwargs)
+                    result = call(args, kwargs, window)
                     states.put(window, _hidden_of(result, plain))
                     del args, kwargs, result
                 pool.check_untouched()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
-from layerstats.cli import checkpoints, demo, schedules, statistics
+from layerstats.cli import checkpoints, demo, doubts, exports, schedules, statistics
 from layerstats.errors import LayerstatsError
 
 __all__ = ["app", "run"]
@@ -46,7 +46,7 @@ def _main(
     pass
 
 
-for _module in (checkpoints, statistics, schedules, demo):
+for _module in (checkpoints, statistics, doubts, schedules, exports, demo):
     _module.register(app)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from layerstats.cli.console import as_list, as_numbers, emit_json, note, print_table, progress_bar
+from layerstats.cli.doubts import verdict_line
 from layerstats.errors import IncompleteError
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ def measure(
     workers: int | None = typer.Option(
         None, help="Matrices measured at a time; all processors by default."
     ),
+    trust: bool = typer.Option(
+        False, "--trust", help="Add intervals, and verdicts: which rankings of layers are noise."
+    ),
+    bootstrap: int = typer.Option(100, help="Resamples of calibration windows, for --trust."),
     resume: bool = typer.Option(
         False, "--resume", help="Go on with an unfinished measurement in --out."
     ),
@@ -103,6 +108,8 @@ def measure(
             dtype=dtype,
             device=device,
             workers=workers,
+            trust=trust,
+            bootstrap=bootstrap,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -116,10 +123,14 @@ def measure(
                 "matrices": len(stats.matrices),
                 "skipped": problems,
                 "seconds": stats.meta["seconds"],
+                **({"trust": stats.verdicts()} if trust else {}),
             }
         )
     else:
         _print_layers(stats)
+    if trust and not json:
+        for column, verdict in stats.verdicts()["metrics"].items():
+            note(f"{column}: {verdict_line(verdict)}")
     for problem in problems[:10]:
         note(f"not measured: {problem['name']}: {problem['reason']}")
     if len(problems) > 10:

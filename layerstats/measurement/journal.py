@@ -84,6 +84,7 @@ class Journal:
                 "block": _packed(result.block),
                 "problems": result.problems,
                 "matrices": matrices,
+                **({"redraws": result.redraws} if result.redraws else {}),
             }
             try:
                 self._append(line)
@@ -206,7 +207,10 @@ def _read(file: Path, question: Mapping[str, Any]) -> dict[int | None, LayerResu
                 for key, found in line["matrices"].items()
             }
             results[line["layer"]] = LayerResult(
-                _unpacked(line["block"]), matrices, tuple(line["problems"])
+                _unpacked(line["block"]),
+                matrices,
+                tuple(line["problems"]),
+                line.get("redraws", {}),
             )
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{file}: damaged ({error}); start anew with --overwrite"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,36 @@ import torch
 
 from layerstats.checkpoint.lora import Adapter
 from layerstats.checkpoint.reader import Checkpoint
-from layerstats.errors import UsageError
+from layerstats.errors import CheckpointError, UsageError
 from layerstats.metrics import Metric, MetricOptions
 
 __all__ = [
     "check_adapter",
+    "check_checkpoint",
     "check_device",
     "check_needs",
     "check_workers",
     "file_identity",
     "metric_options",
+    "question",
 ]
 
 #: Fits that the alpha metrics ask for, and metrics that look at the spectrum itself.
 _RULES = {"alpha_hill": "peak", "alpha_mid": "mid", "alpha_ks": "ks"}
 _SPECTRAL = frozenset(("spectral_norm", "stable_rank", "noise_edge"))
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint none of whose tensors can be measured, with the first reason."""
+    if not checkpoint.layout.matrices:
+        lost = [skip for skip in checkpoint.layout.skipped if skip.lost] or list(
+            checkpoint.layout.skipped
+        )
+        msg = (
+            f"{checkpoint.path}: no weight matrix that can be measured; "
+            f"{lost[0].name}: {lost[0].reason}"
+        )
+        raise CheckpointError(msg)
 
 
 def check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
@@ -101,11 +116,37 @@ def file_identity(file: str | os.PathLike[str] | None) -> dict[str, Any] | None:
 
 
 def metric_options(
-    metrics: Sequence[Metric], m: Sequence[float], lower_bound: str, precision: str
+    metrics: Sequence[Metric],
+    m: Sequence[float],
+    lower_bound: str,
+    precision: str,
+    *,
+    trust: bool,
 ) -> MetricOptions:
     """Return the parameters of the metrics; a spectrum needed anyway decides the precision."""
     names = {found.name for found in metrics}
     rules = tuple(rule for name, rule in _RULES.items() if name in names)
     options = MetricOptions(tuple(float(value) for value in m), lower_bound, precision, rules)
-    exact = bool(names & _SPECTRAL) or not rules
+    # The range of alpha over bins takes the spectrum too.
+    exact = bool(names & _SPECTRAL) or not rules or trust
     return dataclasses.replace(options, precision="float64") if exact else options
+
+
+def question(
+    metrics: Sequence[Metric],
+    options: MetricOptions,
+    adapter: Adapter | None,
+    doubts: Mapping[str, int],
+    **calibration: Any,
+) -> dict[str, Any]:
+    """Return what is asked, as the journal keeps it: a resumed run must ask the same."""
+    calibrates = any(found.needs == "activations" for found in metrics)
+    return {
+        "metrics": [found.name for found in metrics],
+        "m": list(options.m),
+        "lower_bound": options.lower_bound,
+        "precision": options.precision,
+        "adapter": file_identity(adapter.file) if adapter else None,
+        "calibration": calibration if calibrates else None,
+        **({"trust": doubts} if doubts else {}),
+    }

@@ -48,11 +48,19 @@ class MatrixResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """Values of one layer: of the block as a whole and, by `Matrix.key`, of its matrices."""
+    """Values of one layer: of the block as a whole and, by `Matrix.key`, of its matrices.
+
+    `redraws` has, by column of the block, the values for other choices of calibration windows.
+    """
 
     block: Values
     matrices: dict[str, MatrixResult] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    redraws: dict[str, list[float]] = field(default_factory=dict)
+
+
+#: A block of which nothing can be measured, such as packed weights in one layer.
+_NOTHING = LayerResult({}, problems=("holds no matrix that can be measured",))
 
 
 def tabulate(
@@ -60,12 +68,14 @@ def tabulate(
     results: Mapping[int | None, LayerResult],
     metrics: Sequence[Metric],
     options: MetricOptions,
+    *,
+    trust: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables of matrices and of layers."""
     rows = [_matrix_row(matrix, results) for matrix in layout.matrices]
-    block_columns = [
-        lod_column(m) for m in options.m if any(found.name == "lod" for found in metrics)
-    ]
+    ends = ("", "_lo", "_hi") if trust else ("",)
+    lods = options.m if any(found.name == "lod" for found in metrics) else ()
+    block_columns = [lod_column(m) + end for m in lods for end in ends]
     measured = [column for row in rows for column in row if column not in _IDENTITY]
     matrix_columns = list(dict.fromkeys(measured))
     own = [column for column in matrix_columns if not column.startswith("lod_m")]
@@ -73,7 +83,7 @@ def tabulate(
         _layer_row(
             layer,
             [row for row in rows if row["layer"] == layer],
-            results[layer],
+            results.get(layer, _NOTHING),
             own,
             block_columns,
         )

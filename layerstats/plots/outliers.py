@@ -1,4 +1,7 @@
-"""The kind `lod`: the Layerwise Outlier Distribution in percent by layer, one line for each M."""
+"""The kind `lod`: the Layerwise Outlier Distribution in percent by layer, one line for each M.
+
+Where the statistics hold bootstrap intervals (`measure --trust`) they lie behind the lines.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from layerstats.plots.canvas import new_axes
-from layerstats.plots.columns import Statistics, block_values, gaps, lod_columns
+from layerstats.plots.columns import Statistics, as_stats, block_values, gaps, lod_columns
 from layerstats.plots.registry import plot_kind
 from layerstats.plots.style import (
     add_note,
@@ -54,7 +58,8 @@ def lod(
     Returns
     -------
     Axes
-        One line for each M, smallest M first, in percent.
+        One line for each M, smallest M first, in percent; with columns `lod_m*_lo` and `lod_m*_hi`
+        a band of its colour behind it.
 
     Raises
     ------
@@ -77,10 +82,14 @@ def lod(
     drawn = {f"M = {text}": block_values(data, column) for column, text in columns.items()}
     num_layers = max(len(values) for values in drawn.values())
     size = 4.5 if num_layers <= 40 else 3.0
+    bands = [_band(data, column) for column in columns]
     for position, (label, values) in enumerate(drawn.items()):
         look = {**series_style(position), "markersize": size, "linewidth": 1.4, "label": label}
-        ax.plot(values.index, values.to_numpy(), **{**look, **line})
-    everything = np.concatenate([values.to_numpy() for values in drawn.values()])
+        [curve] = ax.plot(values.index, values.to_numpy(), **{**look, **line})
+        for low, high in bands[position]:
+            ax.fill_between(low.index, low, high, color=curve.get_color(), alpha=0.25, linewidth=0)
+    ends = [end for band in bands for pair in band for end in pair]
+    everything = np.concatenate([values.to_numpy() for values in [*drawn.values(), *ends]])
     scale = set_value_scale(ax, everything, scale=yscale)
     if scale == "linear":
         ax.set_ylim(bottom=0.0)  # a share: its zero means something
@@ -90,3 +99,12 @@ def lod(
     add_note(ax, mark_missing(ax, missing))
     outside_legend(ax, title="Outlier: score\n> M \N{MULTIPLICATION SIGN} block mean")
     return ax
+
+
+def _band(data: Statistics, column: str) -> list[tuple[pd.Series[float], pd.Series[float]]]:
+    """Return the ends of a column's interval, as the one pair of a list; none if not measured."""
+    names = [f"{column}_lo", f"{column}_hi"]
+    if not set(names) <= set(as_stats(data).columns()):
+        return []
+    low, high = (block_values(data, name) for name in names)
+    return [(low, high)]

@@ -15,7 +15,7 @@ import torch
 from layerstats.cli import run
 from tests.conftest import llama_tensors, write_checkpoint
 
-COMMANDS = ["inspect", "measure", "metrics", "correlate", "plot", "schedule", "demo"]
+COMMANDS = ["inspect", "measure", "metrics", "trust", "correlate", "plot", "schedule", "demo"]
 
 
 def strict(text: str) -> Any:

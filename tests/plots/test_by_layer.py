@@ -206,3 +206,16 @@ def test_statistics_without_blocks_are_refused() -> None:
     table = pd.DataFrame({"layer": [None], "kind": ["embed"], "frobenius_norm": [1.0]})
     with pytest.raises(UsageError, match="hold no block"):
         plots.layer_norms(table)
+
+
+def test_intervals_of_lod_lie_behind_its_line() -> None:
+    table = pd.DataFrame({"lod_m7": [0.9, 0.4, 0.2], "lod_m13": [0.3, 0.2, 0.1]})
+    assert not plots.lod(table).collections
+    ends = table.assign(lod_m7_lo=[0.8, 0.3, 0.1], lod_m7_hi=[1.0, 0.6, np.nan])
+    ax = plots.lod(ends)
+    assert [str(line.get_label()) for line in ax.lines] == ["M = 7", "M = 13"]
+    (band,) = ax.collections
+    corners = {tuple(point) for path in band.get_paths() for point in path.vertices.round(6)}
+    assert {(0.0, 0.8), (0.0, 1.0), (1.0, 0.3), (1.0, 0.6)} <= corners
+    assert not {x for x, _ in corners} - {0.0, 1.0}
+    assert ax.get_ylim()[1] > 1.0
