@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.clock import Row, machine
 
-NAMES = ("spectra", "lod", "whole", "streaming")
+NAMES = ("spectra", "lod", "whole", "scaling", "streaming")
 RESULTS = Path(__file__).with_name("results.md")
 
 
