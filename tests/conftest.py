@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from layerstats.errors import NetworkError
 
-
 # A busy machine must not fail a law by its clock; CI tries the same examples every time.
 hypothesis.settings.register_profile(
     "house",
