@@ -55,7 +55,7 @@ class MetricOptions:
     lower_bound
         "reference" or "intended": how fix-finger reads the lower end of its window.
     precision
-        "float64", or "auto": float32 where it provably changes no alpha by more than 1e-4.
+        "float64", or "auto": float32 where its (tested) error bars leave no alpha 1e-4 off.
     rules
         The fits that will be asked for, of "peak", "mid", "ks": certified together.
     """

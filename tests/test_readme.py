@@ -73,3 +73,12 @@ def test_the_readme_names_every_command_and_existing_files() -> None:
         assert f"layerstats {command}" in README or f"make {command}" in README, command
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readme_quotes_speeds_from_the_results_alone() -> None:
+    section = README.split("## Speed and memory")[1].split("\n## ")[0]
+    results = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"\d+\.\d+(?=x| layers)", section)
+    assert len(quoted) >= 8
+    for number in quoted:
+        assert f"| {number}" in results, number

@@ -65,7 +65,8 @@ def measure(
     dtype: str = typer.Option("float32", help="Precision of the calibration's forward pass."),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     precision: str = typer.Option(
-        "float64", help="float64 | auto: float32 where it provably changes no alpha."
+        "float64",
+        help="float64 | auto: float32 where its error bars allow; no faster on machines tried.",
     ),
     lower_bound: str = typer.Option(
         "reference", help="reference | intended, of fix-finger's search window."

@@ -128,18 +128,18 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         parts = find_parts({name: tuple(one.shape) for name, one in named.items()})
         _check_blocks(self.schedule, parts)
         schedule = self.schedule
-        reachable = [layer for layer, p in enumerate(schedule.inclusion_probabilities) if p > 0]
         self._switch = LayerSwitch(
             named,
             parts,
             optimizer,
             always_active=schedule.always_active,
-            required=reachable,
+            required=self._reachable(),
             state=self._state,
             freeze_others=self._freeze_others,
         )
         self._model = model
         self.history = {}
+        self._begin(args, state, [[named[name] for name in names] for names in parts.layers])
         self._check_never_empty(state.global_step, state.max_steps)
         self._warn(args, state)
         self._warn_about_outside(named, parts)
@@ -179,6 +179,16 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         """Make trainable again what was so before."""
         self._release()
 
+    def _begin(self, args: Any, state: Any, layers: list[list[torch.Tensor]]) -> None:
+        """Prepare what a schedule that follows training needs; nothing for a fixed one."""
+
+    def _layers(self, interval: int) -> tuple[int, ...]:
+        return self.schedule.active_layers(interval)
+
+    def _reachable(self) -> list[int]:
+        probabilities = self.schedule.inclusion_probabilities
+        return [layer for layer, p in enumerate(probabilities) if p > 0]
+
     def _release(self) -> None:
         if self._switch is not None:
             self._switch.restore()
@@ -190,7 +200,7 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         if self._switch is None:
             return
         interval = self.schedule.interval_of(state.global_step)
-        layers = self.schedule.active_layers(interval)
+        layers = self._layers(interval)
         self._switch.activate(layers)
         self._interval, self._is_checked = interval, False
         self.history[interval] = layers
@@ -214,7 +224,7 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         for interval in range(
             self.schedule.interval_of(first), -(-last // self.schedule.interval_steps)
         ):
-            if not self.schedule.active_layers(interval):
+            if not self._layers(interval):
                 msg = (
                     f"interval {interval} of the schedule trains no layer and nothing is always "
                     "active; use systematic sampling, or keep 'norm' always active"
@@ -232,7 +242,7 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
             )
         last = _last_entry(state)
         if last and state.global_step:
-            planned = self.schedule.active_layers(self.schedule.interval_of(last["step"]))
+            planned = self._layers(self.schedule.interval_of(last["step"]))
             if list(planned) != last[ACTIVE_LAYERS]:
                 _LOG.warning(
                     "the checkpoint was trained with another schedule: layers %s at step %d, this "

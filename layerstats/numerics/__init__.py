@@ -4,7 +4,7 @@ norms.py        Frobenius norm, mean |w|, norms of low-rank updates
 outliers.py     LOD of a block for many M                column_sums.py  its first pass
 spectrum.py     eigenvalues of W^T W and their norms     noise.py        Marchenko-Pastur edge
 powerlaw.py     Hill alpha by three rules for xmin       tails.py        the search behind them
-certified.py    the same fits from float32, proven       spread.py       how far to trust alpha
+certified.py    the same fits from float32, where error bars allow
 blocks.py       how all of them walk through a matrix in cache-sized pieces
 """
 
@@ -33,5 +33,3 @@ from layerstats.numerics.spectrum import esd as esd
 from layerstats.numerics.spectrum import spectral_norm as spectral_norm
 from layerstats.numerics.spectrum import stable_rank as stable_rank
 from layerstats.numerics.spectrum import zero_threshold as zero_threshold
-from layerstats.numerics.spread import AlphaSpread as AlphaSpread
-from layerstats.numerics.spread import alpha_spread as alpha_spread

@@ -1,4 +1,4 @@
-"""Power-law fits from a float32 spectrum, where they are provably those of float64.
+"""Power-law fits from a float32 spectrum, where its error bars leave no choice open.
 
 Each eigenvalue gets an error bar. Then every decision of a fit is asked again under the bars: which
 bins of the histogram are the fullest, which eigenvalues lie in a window, which tail has the
@@ -104,7 +104,7 @@ def certified_fits(
     neighbours: int = 0,
     min_eval: float | None = None,
 ) -> SpectrumFits:
-    r"""Fit power laws to the spectrum of a matrix, in float32 where that provably changes nothing.
+    r"""Fit power laws to the spectrum of a matrix, in float32 where error bars leave no choice.
 
     An eigenvalue of the float32 Gram matrix is trusted to
 
