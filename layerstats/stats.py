@@ -312,12 +312,13 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def replace_file(file: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that nobody ever reads half of it."""
+def replace_file(file: Path, content: str | bytes) -> None:
+    """Write a file beside its place and rename it, so that nobody ever reads half of it."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
     beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with beside.open("wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(file)

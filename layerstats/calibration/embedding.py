@@ -6,19 +6,15 @@ has no memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from layerstats.errors import CheckpointError, LayerstatsError, UsageError
 
-if TYPE_CHECKING:
-    from layerstats.checkpoint.reader import Checkpoint
-
-__all__ = ["RowFetch", "read_rows"]
+__all__ = ["RowFetch"]
 
 
 class RowFetch(TorchFunctionMode):
@@ -80,49 +76,3 @@ class RowFetch(TorchFunctionMode):
             f"{name}: position {row} is asked for, but there are {table.shape[0]}; "
             "pass a smaller seq_len"
         )
-
-
-def read_rows(checkpoint: Checkpoint, name: str, rows: torch.Tensor) -> torch.Tensor:
-    """Read some rows of a stored 2-D tensor, neighbours in one go.
-
-    Parameters
-    ----------
-    rows
-        int64, ascending, without repetition.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (len(rows), width), dtype as stored.
-    """
-    from layerstats.checkpoint.reader import TORCH_DTYPES
-
-    entry = checkpoint.index.entries[name]
-    dtype = TORCH_DTYPES.get(entry.dtype)
-    if dtype is None:
-        msg = f"{entry.file}: tensor {name!r} has dtype {entry.dtype}, which torch cannot hold"
-        raise CheckpointError(msg)
-    height, width = entry.shape
-    row_bytes = entry.nbytes // height
-    result = torch.empty((len(rows), width), dtype=dtype)
-    view = result.view(torch.uint8).numpy().reshape(-1).data
-    numbers = rows.tolist()
-    descriptor = os.open(entry.file, os.O_RDONLY)
-    try:
-        first = 0
-        while first < len(numbers):
-            last = first
-            while last + 1 < len(numbers) and numbers[last + 1] == numbers[last] + 1:
-                last += 1
-            done, stop = first * row_bytes, (last + 1) * row_bytes
-            while done < stop:
-                position = entry.offset + numbers[first] * row_bytes + done - first * row_bytes
-                count = os.preadv(descriptor, [view[done:stop]], position)
-                if count == 0:
-                    msg = f"{entry.file}: ends in the middle of tensor {name!r}; download it again"
-                    raise CheckpointError(msg)
-                done += count
-            first = last + 1
-    finally:
-        os.close(descriptor)
-    return result

@@ -8,8 +8,6 @@ with `groups:`.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerstats.checkpoint.identity import weights_sample_hash
-from layerstats.errors import CheckpointError, LayerstatsError, MissingError
+from layerstats.errors import CheckpointError, MissingError
+from layerstats.stats import replace_file
 
 if TYPE_CHECKING:
     from layerstats.checkpoint.reader import Checkpoint
@@ -68,7 +66,7 @@ class ActivationNorms:
 
         Raises
         ------
-        LayerstatsError
+        UsageError
             The directory is missing or cannot be written.
         """
         from safetensors.numpy import save
@@ -86,21 +84,7 @@ class ActivationNorms:
         named = self.norms | {_PREFIX + key: value for key, value in self.group_norms.items()}
         arrays = {key: np.ascontiguousarray(named[key], dtype=np.float64) for key in sorted(named)}
         path = Path(path)
-        content = save(arrays, metadata=metadata)
-        temporary: str | None = None
-        try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
-            Path(temporary).replace(path)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            msg = f"{path}: cannot be written ({error.strerror})"
-            raise LayerstatsError(msg) from error
+        replace_file(path, save(arrays, metadata=metadata))
         return path
 
     @classmethod
@@ -148,7 +132,7 @@ class ActivationNorms:
             msg = f"{other}: the file headers differ; {again}"
             raise CheckpointError(msg)
         # Two fine-tunes of one model have the same headers: their weights tell them apart.
-        if self.info.get("weights_sample_hash") != weights_sample_hash(checkpoint.index):
+        if self.info.get("weights_sample_hash") != checkpoint.weights_sample_hash:
             msg = f"{other}: the names and shapes agree but the weights differ; {again}"
             raise CheckpointError(msg)
         widths = {m.key: m.shape[1] for m in checkpoint.layout.matrices if m.layer is not None}

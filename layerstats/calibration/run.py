@@ -16,7 +16,6 @@ from layerstats.calibration.stack import Stack
 from layerstats.calibration.tokens import token_windows
 from layerstats.calibration.visit import Progress, Visits
 from layerstats.calibration.walk import Refused, replay
-from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.errors import UsageError, choices
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def calibrate_with(
     info = {
         "checkpoint": str(checkpoint.path),
         "header_hash": checkpoint.index.header_hash,
-        "weights_sample_hash": weights_sample_hash(checkpoint.index),
+        "weights_sample_hash": checkpoint.weights_sample_hash,
         **windows.info,
         "dtype": dtype,
         "device": device,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from layerstats.calibration import hf
-from layerstats.calibration.embedding import RowFetch, read_rows
+from layerstats.calibration.embedding import RowFetch
 from layerstats.checkpoint.stacks import canonical_names
 from layerstats.errors import CheckpointError, LayerstatsError, MissingError, UsageError
 
@@ -76,7 +76,7 @@ class Stack:
         options = {"use_cache": False} if "use_cache" in accepted else {}
         fetch = RowFetch(
             self._tables,
-            lambda name, rows: read_rows(self.checkpoint, name, rows),
+            lambda name, rows: self.checkpoint.read_some_rows(name, rows.tolist()),
             self.device,
             tokens=id(self.model.get_input_embeddings().weight),
         )

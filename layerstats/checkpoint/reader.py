@@ -7,6 +7,7 @@ worked on.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.checkpoint.index import CheckpointIndex, TensorEntry, read_index, read_json
 from layerstats.checkpoint.layout import Layout, Matrix, find_layout
 from layerstats.errors import CheckpointError, MissingError, choices
@@ -139,6 +141,29 @@ class Checkpoint:
             count = min(rows, height - start)
             yield _read_range(entry, start * row_bytes, (count, width))
 
+    def read_some_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """Read some rows of a stored 2-D tensor, ascending without repetition, runs in one go."""
+        entry = self.index.entries[name]
+        height, width = entry.shape
+        row_bytes = entry.nbytes // height
+        result = torch.empty((len(rows), width), dtype=_torch_dtype(entry))
+        view = _bytes_of(result)
+        with _opened(entry) as descriptor:
+            first = 0
+            while first < len(rows):
+                last = first + 1
+                while last < len(rows) and rows[last] == rows[last - 1] + 1:
+                    last += 1
+                part = view[first * row_bytes : last * row_bytes]
+                _fill(descriptor, entry, rows[first] * row_bytes, part)
+                first = last
+        return result
+
+    @cached_property
+    def weights_sample_hash(self) -> str:
+        """What tells these weights from others under the same headers, see `identity.py`."""
+        return weights_sample_hash(self.index)
+
     @cached_property
     def largest_layer_bytes(self) -> int:
         """Bytes of the largest layer as stored: what one step of `LayerReader` holds."""
@@ -177,30 +202,48 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _read_range(entry: TensorEntry, start: int, shape: Sequence[int]) -> torch.Tensor:
     """Read a contiguous part of a tensor, `start` bytes from its beginning, into its own memory."""
+    tensor = _empty(tuple(shape), _torch_dtype(entry))
+    if tensor.numel():
+        with _opened(entry) as descriptor:
+            _fill(descriptor, entry, start, _bytes_of(tensor))
+    return tensor
+
+
+def _torch_dtype(entry: TensorEntry) -> torch.dtype:
     dtype = TORCH_DTYPES.get(entry.dtype)
     if dtype is None:
         msg = f"{entry.file}: tensor {entry.name!r}: torch cannot hold the dtype {entry.dtype}"
         raise CheckpointError(msg)
-    tensor = _empty(tuple(shape), dtype)
-    if tensor.numel() == 0:
-        return tensor
-    view = tensor.view(-1).view(torch.uint8).numpy().data
+    return dtype
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview[Any]:
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+@contextlib.contextmanager
+def _opened(entry: TensorEntry) -> Iterator[int]:
+    """Open the file of a tensor; what the system says against it becomes a line that names it."""
     try:
         descriptor = os.open(entry.file, os.O_RDONLY)
         try:
-            done = 0
-            while done < len(view):
-                count = os.preadv(descriptor, [view[done:]], entry.offset + start + done)
-                if count == 0:
-                    msg = f"{entry.file}: ends inside tensor {entry.name!r}; download it again"
-                    raise CheckpointError(msg)
-                done += count
+            yield descriptor
         finally:
             os.close(descriptor)
     except OSError as error:
         msg = f"{entry.file}: cannot be read ({error.strerror})"
         raise CheckpointError(msg) from error
-    return tensor
+
+
+def _fill(descriptor: int, entry: TensorEntry, start: int, view: memoryview[Any]) -> None:
+    """Fill a view with the bytes of a tensor from `start` on."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], entry.offset + start + done)
+        if count == 0:
+            msg = f"{entry.file}: ends inside tensor {entry.name!r}; download it again"
+            raise CheckpointError(msg)
+        done += count
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

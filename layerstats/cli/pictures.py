@@ -91,7 +91,6 @@ def _schedule(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequenc
 
 def _esd(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
     """Compute some spectra anew: a statistics directory keeps fits, not eigenvalues."""
-    from layerstats.checkpoint.identity import weights_sample_hash
     from layerstats.checkpoint.reader import open_checkpoint
     from layerstats.numerics import esd, fit_peak
 
@@ -104,7 +103,7 @@ def _esd(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str
         )
         raise MissingError(msg)
     checkpoint = open_checkpoint(path)
-    if weights_sample_hash(checkpoint.index) != stats.meta["checkpoint"]["weights_sample_hash"]:
+    if checkpoint.weights_sample_hash != stats.meta["checkpoint"]["weights_sample_hash"]:
         msg = f"{path}: is not the checkpoint that was measured (other weights); measure again"
         raise UsageError(msg)
     by_key = {

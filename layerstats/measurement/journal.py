@@ -22,12 +22,13 @@ from layerstats.stats import LayerStats
 __all__ = ["Journal", "open_journal"]
 
 _FORMAT = "layerstats-journal"
+_ACTIVATIONS = "activations.partial.safetensors"
 _FILES = (
     "layers.csv",
     "matrices.csv",
     "meta.json",
     "journal.jsonl",
-    "activations.partial.safetensors",
+    _ACTIVATIONS,
 )
 
 
@@ -49,7 +50,7 @@ class Journal:
     @property
     def activations_file(self) -> Path | None:
         """Where a finished calibration is kept until the run ends."""
-        return self.directory / "activations.partial.safetensors" if self.directory else None
+        return self.directory / _ACTIVATIONS if self.directory else None
 
     def begin(self, question: Mapping[str, Any]) -> None:
         """Write the first line, or open the file of an earlier run behind its last whole line."""
@@ -107,7 +108,7 @@ class Journal:
             return
         stats.save(self.directory)
         self._close()
-        for name in ("journal.jsonl", "activations.partial.safetensors"):
+        for name in ("journal.jsonl", _ACTIVATIONS):
             (self.directory / name).unlink(missing_ok=True)
 
     def __enter__(self) -> Journal:

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.checkpoint.layout import Matrix
 from layerstats.checkpoint.lora import Adapter, open_adapter
 from layerstats.checkpoint.reader import Checkpoint, Layer, LayerReader, open_checkpoint
@@ -202,7 +201,7 @@ def measure(
     )  # fmt: skip
     identity = {
         "headers": checkpoint.index.header_hash,
-        "weights": weights_sample_hash(checkpoint.index),
+        "weights": checkpoint.weights_sample_hash,
     }
     journal = open_journal(out, {"checkpoint": identity, **asked}, resume, overwrite)
     with journal:
