@@ -18,8 +18,10 @@ from layerstats.errors import UsageError, choices
 
 __all__ = ["STATE_POLICIES", "LayerSwitch"]
 
-STATE_POLICIES = ("drop", "keep")
+STATE_POLICIES = ("drop", "offload", "keep")
 """What happens to the optimizer state of a layer that stops training."""
+
+State = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class LayerSwitch:
     state : str
         "drop" (default): the optimizer state of a layer is freed when the layer stops training, so
         that memory stays flat and it starts anew when its turn comes again, as in LISA and OwLore.
-        "keep": it stays; memory grows until every layer has had its turn.
+        "offload": it waits in the host's memory and comes back with the layer. "keep": it stays;
+        memory grows until every layer has had its turn.
     freeze_others : bool
         Freeze what is outside the blocks and in none of the three groups (vision towers,
         projectors, task heads) too. By default it is left as the user set it.
@@ -96,7 +99,8 @@ class LayerSwitch:
         if state not in STATE_POLICIES:
             raise UsageError(choices("state policy", state, STATE_POLICIES))
         self._optimizer = optimizer
-        self._drop = state == "drop"
+        self._policy = state
+        self._parked: dict[torch.Tensor, tuple[State, dict[str, torch.device]]] = {}
         always = set(always_active) | (set() if freeze_others else {"other"})
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
         _check_held(parameters, parts, held, always - {"other"}, required)
@@ -119,10 +123,46 @@ class LayerSwitch:
         for member in self._members:
             trains = member.always or not wanted.isdisjoint(member.layers)
             member.parameter.requires_grad_(trains)
-            if not trains:
+            if trains:
+                self._fetch(member.parameter)
+            else:
                 member.parameter.grad = None
-                if self._drop:
-                    self._optimizer.state.pop(member.parameter, None)
+                if self._policy != "keep":
+                    self._leave(member.parameter)
+
+    def _leave(self, parameter: torch.Tensor) -> None:
+        """Take the state of a layer that stops from the optimizer."""
+        state = self._optimizer.state.pop(parameter, None)
+        if state and self._policy == "offload":
+            self._park(parameter, state)
+
+    def _park(self, parameter: torch.Tensor, state: State) -> None:
+        """Bring a state to the host, and remember where each of its tensors was."""
+        homes = {key: one.device for key, one in state.items() if torch.is_tensor(one)}
+        host = {key: one.to("cpu") if key in homes else one for key, one in state.items()}
+        self._parked[parameter] = (host, homes)
+
+    def _fetch(self, parameter: torch.Tensor) -> None:
+        if (parked := self._parked.pop(parameter, None)) is not None:
+            state, homes = parked
+            self._optimizer.state[parameter] = {
+                key: one.to(homes[key]) if key in homes else one for key, one in state.items()
+            }
+
+    @property
+    def parked(self) -> dict[torch.Tensor, State]:
+        """The optimizer state that waits on the host, by parameter."""
+        return {parameter: state for parameter, (state, _) in self._parked.items()}
+
+    def put_state(self, parameter: torch.Tensor, state: State) -> None:
+        """Give a parameter the state it had when a checkpoint was written.
+
+        It goes to the optimizer, or to the host if the parameter is frozen and states offloaded.
+        """
+        if self._policy == "offload" and not parameter.requires_grad:
+            self._park(parameter, state)
+        else:
+            self._optimizer.state[parameter] = state
 
     def clear_gradients(self) -> None:
         """Take the gradients from frozen parameters; call it right before each optimizer step.

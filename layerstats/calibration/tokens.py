@@ -18,7 +18,15 @@ import torch
 from layerstats.calibration.heap import give_back
 from layerstats.errors import CheckpointError, MissingError, UsageError
 
-__all__ = ["Windows", "choose_windows", "cut", "read_text", "token_windows", "tokenize"]
+__all__ = [
+    "Windows",
+    "choose_windows",
+    "cut",
+    "load_tokenizer",
+    "read_text",
+    "token_windows",
+    "tokenize",
+]
 
 #: Any of these makes a directory one that carries a tokenizer.
 TOKENIZER_FILES = (
@@ -76,7 +84,7 @@ def token_windows(
         msg = f"sample_seed must be 0 or more, not {sample_seed}"
         raise UsageError(msg)
     content, digest = read_text(Path(text))
-    tokenizer = _load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     ids = tokenize(tokenizer, content)
     count = len(ids)
     if count < seq_len:
@@ -162,7 +170,16 @@ def choose_windows(
     return np.sort(draw).astype(np.int64)
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path) -> Any:
+    """Load the tokenizer that lies beside a checkpoint's weights.
+
+    Raises
+    ------
+    MissingError
+        There is none.
+    CheckpointError
+        It cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     if not any((directory / name).exists() for name in TOKENIZER_FILES):

@@ -24,12 +24,14 @@ class Parts:
     """The names of all parameters, sorted by what they belong to.
 
     `layers[l]` are those of block l, norms and biases too; `outside` has the keys `embed`, `head`,
-    `norm` and `other` (towers, projectors, task heads, multi-token prediction).
+    `norm` and `other` (towers, projectors, task heads, multi-token prediction). `matrices` are the
+    attention and MLP weights of all blocks (experts too, no router), which a low-rank method takes.
     """
 
     layers_path: str | None
     layers: tuple[tuple[str, ...], ...]
     outside: Mapping[str, tuple[str, ...]]
+    matrices: frozenset[str] = frozenset()
 
 
 def find_parts(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
@@ -82,6 +84,11 @@ def find_parts(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
         layout.layers_path,
         tuple(map(tuple, layers)),
         {group: tuple(members) for group, members in outside.items()},
+        frozenset(
+            matrix.name
+            for matrix in layout.matrices
+            if matrix.layer is not None and matrix.kind in ("attn", "mlp")
+        ),
     )
 
 

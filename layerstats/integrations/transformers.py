@@ -23,7 +23,7 @@ from layerstats.integrations.surroundings import (
     is_reentrant,
     warn_about_compiling,
 )
-from layerstats.layer_switch import STATE_POLICIES, LayerSwitch
+from layerstats.layer_switch import LayerSwitch
 from layerstats.schedules import Schedule
 
 __all__ = ["ACTIVE_LAYERS", "LayerScheduleCallback"]
@@ -100,8 +100,9 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         state: str = "drop",
         freeze_others: bool = False,
     ) -> None:
-        if state not in STATE_POLICIES:
-            raise UsageError(choices("state policy", state, STATE_POLICIES))
+        # No "offload": Trainer would leave what waits on the host out of its checkpoints.
+        if state not in ("drop", "keep"):
+            raise UsageError(choices("state policy", state, ("drop", "keep")))
         self.schedule: Schedule = (
             schedule if isinstance(schedule, Schedule) else Schedule.from_json(schedule)
         )
