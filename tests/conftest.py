@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -13,6 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from layerstats.errors import NetworkError
+
+if TYPE_CHECKING:
+    from layerstats.demo_data import WordProblems
 
 # A busy machine must not fail a law by its clock; CI tries the same examples every time.
 hypothesis.settings.register_profile(
@@ -33,6 +37,17 @@ def smollm2() -> Path:
         return demo_checkpoint()
     except NetworkError as error:
         pytest.skip(f"the real checkpoint is not to be had here: {error}")
+
+
+@pytest.fixture(scope="session")
+def word_problems() -> WordProblems:
+    """The word problems of the demo, made once and cached."""
+    from layerstats.demo_data import word_problems
+
+    try:
+        return word_problems()
+    except NetworkError as error:
+        pytest.skip(f"the word problems are not to be had here: {error}")
 
 
 @pytest.fixture(scope="session")

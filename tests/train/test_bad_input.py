@@ -1,0 +1,154 @@
+"""What bad input gets: one clear line, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from layerstats.cli import run as command
+from layerstats.errors import LayerstatsError
+from layerstats.schedules import schedule as build
+from layerstats.train import TrainConfig, train
+from layerstats.train import loop as loop_module
+from tests.train.tiny import LAYERS, config, log, make_data, make_model
+
+
+def arguments(folder: Path, **options: Any) -> list[str]:
+    """A good command line; None leaves an option out."""
+    given: dict[str, Any] = {
+        "method": "lisa",
+        "data": make_data(folder),
+        "steps": 4,
+        "seq-len": 32,
+        "batch-size": 2,
+        "out": folder / "run",
+        **options,
+    }
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return ["train", str(make_model(folder)), *words, "--quiet", "--device=cpu"]
+
+
+def test_the_good_one_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(arguments(tmp_path)) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split()[0] == "part"
+    assert "held-out" not in err
+    assert "tokens/s" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"method": "lissa"}, 2, "did you mean 'lisa'"),
+        ({"method": "owlore"}, 2, "owlore needs a schedule"),
+        ({"method": "full", "schedule": "s.json"}, 2, "sample layers"),
+        ({"method": None}, 2, "missing --method"),
+        ({"data": "gone.jsonl"}, 3, "gone.jsonl"),
+        ({"schedule": "gone.json"}, 3, "gone.json"),
+        ({"steps": None}, 2, "steps or epochs"),
+        ({"epochs": 2}, 2, "both"),
+        ({"steps": 0}, 2, "steps must be at least 1"),
+        ({"seq-len": 4096}, 2, "2048 positions"),
+        ({"seq-len": 1}, 2, "seq_len"),
+        ({"lr": -1}, 2, "lr must be at least 0"),
+        ({"always-active": "embed,tail"}, 2, "tail"),
+        ({"method": "galore", "rank": 500}, 2, "largest rank"),
+        ({"method": "galore", "rank-per-layer": "8,8"}, 2, "the model has 8 layers"),
+        ({"method": "lora", "rank-per-layer": "8,8"}, 2, "rank_per_layer goes with"),
+        ({"track": "frobenius"}, 2, "frobenius_norm"),
+        ({"track": "lod"}, 2, "lod"),
+        ({"sampling": "random"}, 2, "systematic"),
+        ({"validation-fraction": 1.0}, 2, "validation_fraction"),
+        ({"state": "forget"}, 2, "drop"),
+        ({"dtype": "float8"}, 2, "bfloat16"),
+        ({"exact-match": "gone.jsonl"}, 3, "gone.jsonl"),
+        ({"validation": "gone.txt"}, 3, "gone.txt"),
+    ],
+)
+def test_one_clear_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    code: int,
+    words: str,
+) -> None:
+    assert command(arguments(tmp_path, **options)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert words in lines[0]
+    assert not (tmp_path / "run").exists(), "a mistake leaves nothing behind"
+
+
+def test_a_schedule_of_another_depth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build("lisa", num_layers=12, expected_active=2).save(tmp_path / "twelve.json")
+    assert command(arguments(tmp_path, schedule=tmp_path / "twelve.json")) == 2
+    err = capsys.readouterr().err
+    assert "12 layers" in err
+    assert str(LAYERS) in err
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "not json\n", '{"question": "?"}\n'])
+def test_data_without_anything_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text(text)
+    assert command(arguments(tmp_path, data=tmp_path / "empty.jsonl")) == 2
+    assert "empty.jsonl" in capsys.readouterr().err
+
+
+def test_no_model_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = arguments(tmp_path)
+    assert command([words[0], str(tmp_path / "gone"), *words[2:]]) == 3
+    assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient norm"])
+def test_not_a_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Before the weights are spoilt; the last checkpoint is kept, step and lines are named."""
+    settings = config(tmp_path, "lisa", steps=9, save_every=3)
+    step = loop_module.optimizer_step
+
+    def spoilt(trainee: Any, batches: Any, *, step: int, check: Any, **options: Any) -> Any:
+        def checked(loss: torch.Tensor, norm: torch.Tensor) -> None:
+            nan = torch.tensor(float("nan"))
+            bad = step == 4
+            check(
+                nan if bad and where == "loss" else loss,
+                nan if bad and where != "loss" else norm,
+            )
+
+        return original(trainee, batches, step=step, check=checked, **options)
+
+    original = step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "optimizer_step", spoilt)
+        with pytest.raises(LayerstatsError) as caught:
+            train(settings)
+    message = str(caught.value)
+    assert f"{where} is nan at step 5" in message
+    assert "sums.jsonl:" in message
+    assert "the checkpoint of step 3 is kept" in message
+    assert len(log(tmp_path / "run")) == 4
+    train(settings, resume=True)
+
+
+def test_resume_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([*arguments(tmp_path), "--resume"]) == 3
+    assert "run" in capsys.readouterr().err
+
+
+def test_config_survives_json() -> None:
+    settings = TrainConfig(
+        model="m", data="d", out="o", method="galore", steps=3, rank_per_layer=(2, 3), track=("a",)
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert replace(settings, lr=1.0) != settings
