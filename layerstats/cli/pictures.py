@@ -1,4 +1,8 @@
-"""From files to pictures: loads what each kind of plot draws and saves the figure."""
+"""From files to pictures: loads what each kind of plot draws and saves the figure.
+
+Kinds of the measured statistics take their directories, kinds of training runs take run
+directories, each as `label -> data` where several may be drawn.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from layerstats.errors import MissingError, UsageError, choices
+from layerstats.runs import SCHEDULE, read_log
 from layerstats.stats import LayerStats
 
 __all__ = ["draw"]
 
+#: Kinds that take several sources.
+_SEVERAL = ("layer-norms", "loss", "memory", "weight-norms")
 #: How many matrices an esd picture shows when none is named.
 _ESD_MATRICES = 4
 
@@ -23,7 +30,7 @@ def draw(
     metrics: Sequence[str],
     matrices: Sequence[str],
 ) -> None:
-    """Draw one picture of statistics directories or of a schedule.
+    """Draw one picture of statistics directories, of training runs or of a schedule.
 
     Raises
     ------
@@ -34,8 +41,11 @@ def draw(
 
     if kind not in plots.available():
         raise UsageError(choices("plot kind", kind, plots.available()))
-    if len(sources) > 1 and kind != "layer-norms":
-        msg = f"{kind} draws one source, {len(sources)} were given; only layer-norms takes several"
+    if len(sources) > 1 and kind not in _SEVERAL:
+        msg = (
+            f"{kind} draws one source, {len(sources)} were given; several can be drawn by "
+            f"{', '.join(_SEVERAL)}"
+        )
         raise UsageError(msg)
     if matrices and kind != "esd":
         msg = f"--matrix goes with --kind esd, not with {kind}"
@@ -47,11 +57,12 @@ def draw(
 
 Prepared = tuple[Any, dict[str, Any]]
 
+_NO_METRICS = "--metrics goes with --kind correlation, layer-norms, weight-norms or alpha"
+
 
 def _one(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
     if metrics:
-        msg = "--metrics goes with --kind correlation, layer-norms or alpha"
-        raise UsageError(msg)
+        raise UsageError(_NO_METRICS)
     return LayerStats.load(sources[0]), {}
 
 
@@ -87,6 +98,43 @@ def _schedule(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequenc
     from layerstats.schedules import Schedule
 
     return Schedule.from_json(sources[0]), {}
+
+
+def _runs(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
+    if metrics:
+        raise UsageError(_NO_METRICS)
+    if len(sources) == 1:
+        return read_log(sources[0]), {}
+    return {label: read_log(source) for label, source in _labelled(sources)}, {}
+
+
+def _weight_norms(
+    sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]
+) -> Prepared:
+    if len(metrics) > 1:
+        msg = f"weight-norms draws one metric, {len(metrics)} were given: --metrics frobenius_norm"
+        raise UsageError(msg)
+    data, _ = _runs(sources, (), matrices)
+    return data, {"column": metrics[0]} if metrics else {}
+
+
+def _activity(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
+    """Read a run and, where it keeps one, the schedule that says what was to be expected."""
+    from layerstats.schedules import Schedule
+
+    data, _ = _runs(sources, metrics, matrices)
+    file = sources[0] / SCHEDULE
+    return data, {"schedule": Schedule.from_json(file)} if file.is_file() else {}
+
+
+def _labelled(sources: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Name runs by their directories, by the whole paths where two are called alike."""
+    if len(set(sources)) < len(sources):
+        msg = f"{next(one for one in sources if sources.count(one) > 1)}: was given twice"
+        raise UsageError(msg)
+    short = [source.resolve().name for source in sources]
+    names = short if len(set(short)) == len(short) else [str(source) for source in sources]
+    return list(zip(names, sources, strict=True))
 
 
 def _esd(sources: Sequence[Path], metrics: Sequence[str], matrices: Sequence[str]) -> Prepared:
@@ -136,4 +184,8 @@ _PREPARE: dict[str, Callable[[Sequence[Path], Sequence[str], Sequence[str]], Pre
     "correlation": _correlation,
     "schedule": _schedule,
     "esd": _esd,
+    "loss": _runs,
+    "activity": _activity,
+    "memory": _runs,
+    "weight-norms": _weight_norms,
 }

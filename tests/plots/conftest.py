@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,47 @@ def make_schedule(num_layers: int = 12) -> FakeSchedule:
     return FakeSchedule(tuple(target), tuple(0.9 * target + 0.1 / num_layers), 1.0)
 
 
+def make_run(
+    num_layers: int = 12,
+    *,
+    seed: int = 0,
+    steps: int = 200,
+    interval_steps: int = 10,
+    bad: Iterable[int] = (),
+) -> list[dict[str, Any]]:
+    """The log of a run that sampled one layer an interval; of `bad` layers no norm is known."""
+    rng = np.random.default_rng(seed)
+    norms = 280.0 + 50.0 * np.linspace(0.0, 1.0, num_layers) + 8.0 * rng.standard_normal(num_layers)
+    log: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        interval = (step - 1) // interval_steps
+        active = [int(np.random.default_rng((seed, interval)).integers(num_layers))]
+        if (step - 1) % interval_steps == 0:
+            begins = {"kind": "interval", "step": step, "interval": interval}
+            log.append({**begins, "active_layers": active, "skipped_blocks": 0})
+        gradients = 1e9 * (1 + active[0] % 2)
+        memory = {"weights": 13.5e9, "gradients": gradients, "optimizer": 4 * gradients}
+        log.append(
+            {
+                "kind": "step",
+                "step": step,
+                "loss": 1.9 + 1.6 * np.exp(-step / 40) + 0.1 * rng.standard_normal(),
+                "lr": 3e-4,
+                "active_layers": active,
+                "trainable": int(gradients / 2),
+                "memory": {**memory, "peak": 24e9, "measured_by": "cuda allocator"},
+            }
+        )
+        if step % 50 == 0:
+            log.append({"kind": "eval", "step": step, "loss": 2.0 + 1.5 * np.exp(-step / 40)})
+        if step % 50 == 1:
+            layers = [None if n in bad else float(w + 0.01 * step) for n, w in enumerate(norms)]
+            record = {"layers": layers, "embed": 1104.0, "head": 812.0 + step}
+            metrics = {"frobenius_norm": record}
+            log.append({"kind": "track", "step": step, "metrics": metrics})
+    return log
+
+
 @dataclass(frozen=True)
 class FakeFit:
     """A power-law fit with numbers that are easy to check."""
@@ -127,6 +169,12 @@ def stats() -> Callable[..., LayerStats]:
 def layer_schedule() -> Callable[..., FakeSchedule]:
     """Make a schedule of a number of layers."""
     return make_schedule
+
+
+@pytest.fixture
+def run_log() -> Callable[..., list[dict[str, Any]]]:
+    """Make the log of a training run."""
+    return make_run
 
 
 @pytest.fixture

@@ -21,17 +21,23 @@ Draw = Callable[..., Axes]
 
 #: The unit that each kind's axes must state, and whether it must have a legend.
 EXPECTED = {
+    "activity": ("Intervals", True),
     "alpha": ("exponent", True),
     "correlation": ("% of weights", False),
     "esd": ("squared weight units", True),
     "layer-norms": ("unit of the weights", True),
     "lod": ("%", True),
+    "loss": ("nats per token", True),
+    "memory": ("GB = 10⁹ bytes", True),
     "schedule": ("Probability", True),
+    "weight-norms": ("unit of the weights", True),
 }
+#: Kinds without an axis of layers.
+NO_LAYERS = ("esd", "loss", "memory")
 
 
 @pytest.fixture
-def draw(stats: Any, layer_schedule: Any, spectrum: Any) -> Draw:
+def draw(stats: Any, layer_schedule: Any, spectrum: Any, run_log: Any) -> Draw:
     """Draw any kind with data of a number of layers; some layers have no value."""
 
     def drawing(kind: str, num_layers: int, **options: Any) -> Axes:
@@ -45,13 +51,18 @@ def draw(stats: Any, layer_schedule: Any, spectrum: Any) -> Draw:
             "n": used,
             "interval": [0.1, 0.7],
         }
+        trained = {"lisa": run_log(num_layers, bad=bad), "full": run_log(num_layers, seed=1)}
         data: dict[str, tuple[Any, dict[str, Any]]] = {
+            "activity": (trained["lisa"], {"schedule": layer_schedule(num_layers)}),
             "alpha": (measured, {}),
             "correlation": (measured, {"result": result}),
             "esd": ({"layer 0 q_proj": spectrum()}, {}),
             "layer-norms": ({"base": measured, "tuned": stats(num_layers, seed=1)}, {}),
             "lod": (measured, {}),
+            "loss": (trained, {}),
+            "memory": (trained["lisa"], {}),
             "schedule": (layer_schedule(num_layers), {}),
+            "weight-norms": (trained, {}),
         }
         given, own = data[kind]
         return plots.plot(kind, given, **own, **options)
@@ -66,7 +77,11 @@ def test_every_kind_is_in_the_tables_of_these_tests() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "num_layers"),
-    [(kind, n) for kind in plots.available() for n in ((1, 12, 30, 80) if kind != "esd" else (1,))],
+    [
+        (kind, n)
+        for kind in plots.available()
+        for n in ((1, 12, 30, 80) if kind not in NO_LAYERS else (1,))
+    ],
 )
 def test_all_texts_can_be_read(kind: str, num_layers: int, draw: Draw, texts: Any) -> None:
     figure = draw(kind, num_layers).get_figure(root=True)
@@ -84,7 +99,7 @@ def test_axes_are_labelled_with_units(kind: str, draw: Draw, texts: Any) -> None
     assert unit in ax.get_xlabel() + ax.get_ylabel()
     readable = " ".join(text.get_text() for text in texts(ax.get_figure(root=True)).boxes)
     assert ax.get_ylabel()
-    assert "Layer (index" in readable or kind == "esd"
+    assert "Layer (index" in readable or kind in NO_LAYERS
     assert (ax.get_legend() is not None) == legend
 
 
@@ -111,7 +126,7 @@ def test_drawing_leaves_the_settings_alone(kind: str, draw: Draw, tmp_path: Path
     assert dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize("kind", ["alpha", "layer-norms", "lod"])
+@pytest.mark.parametrize("kind", ["alpha", "layer-norms", "lod", "weight-norms"])
 @pytest.mark.parametrize("num_layers", [1, 12, 30, 80])
 def test_layers_are_numbered_in_whole_numbers(kind: str, num_layers: int, draw: Draw) -> None:
     ax = draw(kind, num_layers)
@@ -123,7 +138,7 @@ def test_layers_are_numbered_in_whole_numbers(kind: str, num_layers: int, draw: 
     assert max(numbers) < num_layers
 
 
-@pytest.mark.parametrize("kind", ["alpha", "layer-norms", "lod", "correlation"])
+@pytest.mark.parametrize("kind", ["alpha", "layer-norms", "lod", "correlation", "weight-norms"])
 def test_layers_without_value_are_named(kind: str, draw: Draw, texts: Any) -> None:
     seen = texts(draw(kind, 12).get_figure(root=True))
     notes = [text.get_text() for text in seen.boxes if text.get_gid() == "note"]
