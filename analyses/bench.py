@@ -1,0 +1,150 @@
+"""What all analyses share: the model and data they run on, training runs that are kept, results.
+
+A training run is a process of its own, so that its memory is its own; it is kept by its settings,
+so that a second analysis finds it, and one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import layerstats as ls
+from layerstats import demo_data
+from layerstats.stats import strict_json
+from layerstats.train import TrainConfig, train
+
+FIGURES = Path(__file__).parents[1] / "figures"
+HELD_OUT = 32
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with data to fine-tune it on, a directory for runs, one for pictures."""
+
+    name: str
+    quick: bool
+    model: Path
+    data: Path
+    held_out: Path
+    text: Path
+    runs: Path
+    figures: Path
+    began: float
+
+    @property
+    def stats(self) -> Path:
+        """Statistics of the model with LOD, measured once."""
+        directory = self.runs / "stats"
+        if not (directory / "layers.csv").exists():
+            ls.measure(
+                self.model,
+                metrics=["frobenius_norm", "lod", "alpha_hill"],
+                tokens=self.text,
+                out=directory,
+                samples=4 if self.quick else 16,
+                seq_len=64 if self.quick else 512,
+                overwrite=directory.exists(),
+            )
+        return directory
+
+    def config(self, method: str, **settings: Any) -> TrainConfig:
+        """Return the settings of a run on this bench; its directory is named by them all."""
+        layerwise: dict[str, Any] = {}
+        if method.startswith(("lisa", "owlore")):
+            layerwise = {"expected_active": 2, "interval_steps": 2 if self.quick else 10}
+        if method.startswith("owlore"):
+            layerwise["stats"] = str(self.stats)
+        size = {"seq_len": 32, "steps": 8} if self.quick else {"seq_len": 192, "steps": 200}
+        config = TrainConfig(
+            model=str(self.model),
+            data=str(self.data),
+            validation=str(self.held_out),
+            out="",
+            method=method,
+            **{"batch_size": 1, "device": "cpu", "save_every": 40, **size, **layerwise, **settings},
+        )
+        digest = hashlib.sha256(strict_json(config.to_dict()).encode()).hexdigest()[:8]
+        return replace(config, out=str(self.runs / f"{method}-{digest}"))
+
+    def run(self, configs: Mapping[str, TrainConfig]) -> dict[str, Path]:
+        """Train all that are not trained yet, one after the other; label -> run directory."""
+        for label, config in configs.items():
+            if not (Path(config.out) / "report.json").exists():
+                print(f"{datetime.now(UTC):%H:%M:%S} {label}: {config.out}", flush=True)
+                _train(config, alone=not self.quick)
+        return {label: Path(config.out) for label, config in configs.items()}
+
+    def write(self, ax: Any, result: Mapping[str, Any]) -> None:
+        """Write NAME.png and NAME.json; the JSON says how it was made."""
+        from layerstats import plots
+
+        self.figures.mkdir(parents=True, exist_ok=True)
+        plots.save(ax, self.figures / f"{self.name}.png")
+        made = {
+            "command": f"python -m analyses.{self.name}" + (" --quick" if self.quick else ""),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "seconds": round(time.time() - self.began, 1),
+            "model": self.model.name,
+        }
+        text = strict_json({**made, **result}, indent=2) + "\n"
+        (self.figures / f"{self.name}.json").write_text(text, encoding="utf-8")
+
+
+def _train(config: TrainConfig, *, alone: bool) -> None:
+    """Train, in a process of its own if `alone`; go on where an earlier one was stopped."""
+    resume = (Path(config.out) / "config.json").exists()
+    if not alone:
+        train(config, resume=resume)
+        return
+    code = (
+        "import json, sys; from layerstats.train import TrainConfig, train; "
+        "train(TrainConfig.from_dict(json.loads(sys.argv[1])), resume=sys.argv[2] == 'True')"
+    )
+    settings = json.dumps(config.to_dict())
+    done = subprocess.run([sys.executable, "-c", code, settings, str(resume)], check=False)
+    if done.returncode:
+        sys.exit(f"the run in {config.out} ended with code {done.returncode}")
+
+
+def open_bench(name: str, argv: Sequence[str], **more: Any) -> tuple[Bench, argparse.Namespace]:
+    """Read the options every analysis has, and `more` whole numbers of its own (name=default)."""
+    parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}")
+    parser.add_argument("--quick", action="store_true", help="a tiny random model; for tests")
+    parser.add_argument("--runs", type=Path, default=None, help="where training runs are kept")
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    for option, default in more.items():
+        parser.add_argument(f"--{option}", type=int, default=default)
+    options = parser.parse_args(list(argv))
+    kept = options.runs or demo_data.cache_directory() / "analyses"
+    began = time.time()
+    text = demo_data.calibration_text()
+    if options.quick:
+        runs = kept / "quick"
+        model = demo_data.random_checkpoint(runs / "model")
+        data = _sums(runs / "train.jsonl", range(60))
+        held_out = _sums(runs / "held-out.jsonl", range(60, 80))
+    else:
+        runs = kept
+        model, problems = demo_data.demo_checkpoint(), demo_data.word_problems()
+        runs.mkdir(parents=True, exist_ok=True)
+        data, held_out = problems.train, runs / "held-out.jsonl"
+        lines = problems.test.read_text(encoding="utf-8").splitlines(keepends=True)
+        held_out.write_text("".join(lines[:HELD_OUT]), encoding="utf-8")
+    bench = Bench(name, options.quick, model, data, held_out, text, runs, options.figures, began)
+    return bench, options
+
+
+def _sums(file: Path, numbers: range) -> Path:
+    rows = [{"question": f"{n} + {n}?", "answer": f"#### {2 * n}"} for n in numbers]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
