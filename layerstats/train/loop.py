@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
+from layerstats import runs
 from layerstats.errors import LayerstatsError, UsageError
+from layerstats.schedules import Schedule
 from layerstats.train.config import TrainConfig
 from layerstats.train.data import Batch, TrainingData, load_data, split
 from layerstats.train.evaluate import held_out_loss, load_questions
@@ -88,7 +90,9 @@ def train(
     device = _device(config)
     run = RunDirectory.open(config.out) if resume else None
     if run is not None:
-        run.adopt(config.to_dict())
+        run.check_same(config.to_dict())
+    else:
+        RunDirectory.check_new(config.out)
     model = load_model(config, device)
     tokenizer = load_tokenizer(Path(config.model))
     check_length(model, config.seq_len)
@@ -96,7 +100,7 @@ def train(
     data, held_out = _data(config, tokenizer)
     if config.exact_match is not None:
         load_questions(Path(config.exact_match), config.exact_match_limit)
-    trainee = make_trainee(model, config, make_schedule(config, count_layers(model)))
+    trainee = make_trainee(model, config, _schedule(config, run, count_layers(model)))
     steps = _number_of_steps(config, data)
     _check_never_empty(trainee, steps)
     if run is None:
@@ -105,7 +109,8 @@ def train(
             trainee.schedule.save(run.schedule_file)
         start, seconds = 0, 0.0
     else:
-        start, seconds = _resume(run, trainee, data)
+        start, seconds = _resume(run, trainee, data, steps)
+        run.adopt(config.to_dict())
     loop = _Loop(config, run, trainee, data, held_out, steps, device)
     loop.seconds = seconds
     loop.go(start, progress or (lambda phase, done, total: None))
@@ -317,6 +322,13 @@ def _data(config: TrainConfig, tokenizer: Any) -> tuple[TrainingData, TrainingDa
     return data, None
 
 
+def _schedule(config: TrainConfig, run: RunDirectory | None, num_layers: int) -> Schedule | None:
+    """Return the schedule; on resume the one that the run began with."""
+    if run is not None and run.schedule_file.exists():
+        return Schedule.from_json(run.schedule_file)
+    return make_schedule(config, num_layers)
+
+
 def _number_of_steps(config: TrainConfig, data: TrainingData) -> int:
     if config.steps is not None:
         return config.steps
@@ -343,12 +355,14 @@ def _fingerprint(data: TrainingData) -> dict[str, int]:
     return {"windows": data.num_windows, "tokens": data.num_tokens, "targets": data.target_tokens}
 
 
-def _resume(run: RunDirectory, trainee: Trainee, data: TrainingData) -> tuple[int, float]:
+def _resume(
+    run: RunDirectory, trainee: Trainee, data: TrainingData, steps: int
+) -> tuple[int, float]:
     """Put the newest checkpoint back and return the steps and the seconds it has behind it."""
-    if run.report_file.exists():
+    found = run.latest()
+    if run.report_file.exists() and runs.read_report(run.path)["steps"] >= steps:
         msg = f"{run.path}: the run is finished; give another out, or look at its report.json"
         raise UsageError(msg)
-    found = run.latest()
     if found is None:
         run.truncate(-1)
         return 0, 0.0

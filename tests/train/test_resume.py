@@ -18,6 +18,7 @@ import torch
 
 from layerstats.cli import run as command
 from layerstats.errors import LayerstatsError, UsageError
+from layerstats.schedules import schedule as build
 from layerstats.train import METHODS, TrainConfig, train
 from layerstats.train import loop as loop_module
 from tests.train.tiny import config, log, weights_of
@@ -208,3 +209,30 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.name for one in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
     train(settings, resume=True)
     same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_longer_run_where_the_rate_does_not_depend_on_it(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"lr_schedule": "constant", "save_every": 3}
+    train(config(tmp_path, "lisa", out="short", steps=6, **options))
+    train(config(tmp_path, "lisa", out="long", steps=12, **options))
+    longer = config(tmp_path, "lisa", out="short", steps=12, **options)
+    train(longer, resume=True)
+    same(tmp_path / "long", tmp_path / "short")
+    with pytest.raises(UsageError, match="finished"):
+        train(longer, resume=True)
+
+
+def test_the_schedule_of_the_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule file that was changed meanwhile changes nothing in a run that has begun."""
+    file = tmp_path / "plan.json"
+    build("lisa", num_layers=8, expected_active=2, interval_steps=3, seed=1).save(file)
+    settings = config(tmp_path, "lisa", out="whole", schedule=str(file), save_every=4)
+    train(settings)
+    broken = replace(settings, out=str(tmp_path / "broken"))
+    with monkeypatch.context() as patch:
+        Trip(patch, 8, "backward")
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    build("lisa", num_layers=8, expected_active=5, interval_steps=2, seed=9).save(file)
+    train(broken, resume=True)
+    same(tmp_path / "whole", tmp_path / "broken")
