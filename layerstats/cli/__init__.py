@@ -13,7 +13,16 @@ from collections.abc import Sequence
 
 import typer
 
-from layerstats.cli import checkpoints, demo, doubts, exports, schedules, statistics
+from layerstats.cli import (
+    checkpoints,
+    demo,
+    doubts,
+    exports,
+    report,
+    schedules,
+    statistics,
+    training,
+)
 from layerstats.errors import LayerstatsError
 
 __all__ = ["app", "run"]
@@ -46,7 +55,7 @@ def _main(
     pass
 
 
-for _module in (checkpoints, statistics, doubts, schedules, exports, demo):
+for _module in (checkpoints, statistics, doubts, schedules, exports, training, report, demo):
     _module.register(app)
 
 
@@ -82,7 +91,9 @@ def run(arguments: Sequence[str]) -> int:
         )
     # typer turns Ctrl-C into this code without a word.
     if code == 130:
-        return _fail("interrupted; an unfinished measurement goes on with --resume", 130)
+        return _fail(
+            "interrupted; an unfinished measurement or training run goes on with --resume", 130
+        )
     return int(code or 0)
 
 
