@@ -19,6 +19,9 @@ _UNUSUAL = 1e-5
 _COARSE = ("bfloat16", "float16")
 
 
+_TELLING_STEPS = 5
+
+
 def verdicts(
     report: Engagement,
     trained: Collection[str],
@@ -55,13 +58,16 @@ def verdicts(
             f"{_amount(state.max)} at most (with state keep it grows until every layer had a turn)"
         )
     loss = report.loss
-    if loss is not None and loss.first_mean is not None and loss.last_mean is not None:
-        over = "step" if loss.mean_over == 1 else f"{loss.mean_over} steps"
-        if loss.last_mean > loss.first_mean:
-            yield (
-                f"the loss rose: {loss.first_mean:.4f} over the first {over}, "
-                f"{loss.last_mean:.4f} over the last"
-            )
+    # One batch against another says nothing; a mean over several steps does.
+    if loss is None or loss.mean_over < _TELLING_STEPS:
+        return
+    if loss.first_mean is not None and loss.last_mean is not None:
+        if loss.last_mean <= loss.first_mean:
+            return
+        yield (
+            f"the loss rose: {loss.first_mean:.4f} over the first {loss.mean_over} steps, "
+            f"{loss.last_mean:.4f} over the last"
+        )
 
 
 def _of_layer(layer: LayerEngagement) -> Iterator[str]:
