@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerstats.schedules import Schedule
     from layerstats.schedules.log import ScheduleLog
-    from layerstats.train.engagement import Engagement, LayerEngagement
+    from layerstats.train.engagement import Engagement, LayerEngagement, Loss
     from layerstats.train.movement import Movement
 
 __all__ = ["verdicts"]
@@ -17,8 +17,7 @@ __all__ = ["verdicts"]
 #: A count is called unusual where chance gives one as far off less often than this.
 _UNUSUAL = 1e-5
 _COARSE = ("bfloat16", "float16")
-
-
+#: Means of the loss are compared from so many steps on.
 _TELLING_STEPS = 5
 
 
@@ -57,16 +56,17 @@ def verdicts(
             f"optimizer state is not flat: {_amount(state.first)} after the first step, "
             f"{_amount(state.max)} at most (with state keep it grows until every layer had a turn)"
         )
-    loss = report.loss
+    if report.loss is not None:
+        yield from _of_loss(report.loss)
+
+
+def _of_loss(loss: Loss) -> Iterator[str]:
+    first, last = loss.first_mean, loss.last_mean
     # One batch against another says nothing; a mean over several steps does.
-    if loss is None or loss.mean_over < _TELLING_STEPS:
-        return
-    if loss.first_mean is not None and loss.last_mean is not None:
-        if loss.last_mean <= loss.first_mean:
-            return
+    if loss.mean_over >= _TELLING_STEPS and first is not None and last is not None and last > first:
         yield (
-            f"the loss rose: {loss.first_mean:.4f} over the first {loss.mean_over} steps, "
-            f"{loss.last_mean:.4f} over the last"
+            f"the loss rose: {first:.4f} over the first {loss.mean_over} steps, "
+            f"{last:.4f} over the last"
         )
 
 
