@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.clock import Row, machine
 
-NAMES = ("spectra", "lod", "whole", "scaling", "streaming")
+NAMES = ("spectra", "lod", "whole", "projection", "scaling", "streaming", "training")
 RESULTS = Path(__file__).with_name("results.md")
 
 

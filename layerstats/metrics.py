@@ -55,7 +55,7 @@ class MetricOptions:
     lower_bound
         "reference" or "intended": how fix-finger reads the lower end of its window.
     precision
-        "float64", or "auto": float32 where its (tested) error bars leave no alpha 1e-4 off.
+        "float64", "auto" or "certified", see `layerstats.numerics.certified_fits`.
     rules
         The fits that will be asked for, of "peak", "mid", "ks": certified together.
     """
@@ -90,8 +90,8 @@ class MatrixView:
         return spectrum.esd(self.weight)
 
     def fit(self, rule: str) -> Any:
-        """Return the fit of one rule, from float64 or, with precision "auto", certified float32."""
-        if self.options.precision == "auto":
+        """Return the fit of one rule, from float64 or, if asked for, certified float32."""
+        if self.options.precision != "float64":
             return getattr(self._certified, rule)
         if rule == "peak":
             return powerlaw.fit_peak(self.esd, lower_bound=self.options.lower_bound)
@@ -101,14 +101,14 @@ class MatrixView:
     def _certified(self) -> certified.SpectrumFits:
         options = self.options
         return certified.certified_fits(
-            self.weight, options.rules, precision="auto", lower_bound=options.lower_bound
+            self.weight, options.rules, precision=options.precision, lower_bound=options.lower_bound
         )
 
     @property
     def fit_precision(self) -> dict[str, str]:
         """The column that says which precision a certified fit took; none for plain float64."""
-        auto = self.options.precision == "auto"
-        return {"alpha_precision": self._certified.precision} if auto else {}
+        plain = self.options.precision == "float64"
+        return {} if plain else {"alpha_precision": self._certified.precision}
 
     @functools.cached_property
     def norms(self) -> norms.WeightNorms:

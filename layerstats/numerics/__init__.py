@@ -2,6 +2,8 @@
 
 norms.py        Frobenius norm, mean |w|, norms of low-rank updates
 outliers.py     LOD of a block for many M                column_sums.py  its first pass
+compiled.py     both passes of LOD by numba, where it is installed
+symmetric.py    BLAS and LAPACK beneath the spectrum, called without Python's lock
 spectrum.py     eigenvalues of W^T W and their norms     noise.py        Marchenko-Pastur edge
 powerlaw.py     Hill alpha by three rules for xmin       tails.py        the search behind them
 certified.py    the same fits from float32, where error bars allow

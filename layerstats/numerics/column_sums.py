@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from layerstats.numerics.blocks import exact_dtype, row_blocks, rows_per_block, stored_blocks
+from layerstats.numerics.compiled import kernels_for
 from layerstats.numerics.spectrum import MatrixError, check_matrix, count_non_finite
 
 __all__ = ["column_abs_sums"]
@@ -38,8 +39,9 @@ def column_abs_sums(weight: torch.Tensor) -> NDArray[np.float64]:
     Returns
     -------
     numpy.ndarray, shape (in,), float64
-        Non-negative, in units of the weight. Added up in float32 over at most 256 rows, in float64
-        over these; float64 weights in float64 throughout.
+        Non-negative, in units of the weight. Added up row by row in float32 over at most 256 rows,
+        in float64 over these; float64 weights in float64 throughout. The same bit for bit with and
+        without numba.
 
     Raises
     ------
@@ -70,19 +72,21 @@ def _column_sums(weight: torch.Tensor, dtype: torch.dtype) -> NDArray[np.float64
         for rows in row_blocks(weight):
             sums += rows.to(torch.float64).abs_().sum(0)
         return sums.cpu().numpy()
+    kernels = kernels_for(weight) if dtype == torch.float32 else None
+    if kernels is not None:
+        return kernels.column_abs_sums(weight, min(_ROWS_SUMMED, rows_per_block(weight)))
     pairs = weight.dtype == torch.bfloat16 and weight.shape[1] % 2 == 0 and _LITTLE_ENDIAN
     if pairs and dtype == torch.float32:
         return _column_sums_of_pairs(weight)
     total = np.zeros(weight.shape[1])
     buffer = torch.empty((rows_per_block(weight), weight.shape[1]), dtype=dtype)
     plain = buffer.numpy()
-    ones = np.ones(_ROWS_SUMMED, dtype=plain.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in stored_blocks(weight, dtype, buffer):
             magnitudes: NDArray[Any] = np.abs(block, out=plain[: len(block)])
             for start in range(0, len(block), _ROWS_SUMMED):
                 part = magnitudes[start : start + _ROWS_SUMMED]
-                total += ones[: len(part)] @ part  # BLAS reads the cached block once
+                total += _row_by_row(part)
     return total
 
 
@@ -97,7 +101,6 @@ def _column_sums_of_pairs(weight: torch.Tensor) -> NDArray[np.float64]:
     buffer = torch.empty(shape, dtype=torch.int16)
     magnitudes = np.empty(shape, dtype=np.int16)
     wide = np.empty((shape[0], shape[1] // 2), dtype=np.int32)
-    ones = np.ones(_ROWS_SUMMED, dtype=np.float32)
     stored = stored_blocks(weight.detach().view(torch.int16), torch.int16, buffer)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in stored:
@@ -106,7 +109,15 @@ def _column_sums_of_pairs(weight: torch.Tensor) -> NDArray[np.float64]:
                 words = magnitudes[start : min(start + _ROWS_SUMMED, len(block))].view(np.int32)
                 values = wide[: len(words)]
                 np.bitwise_and(words, -0x10000, out=values)
-                second += ones[: len(words)] @ values.view(np.float32)
+                second += _row_by_row(values.view(np.float32))
                 np.left_shift(words, 16, out=values)
-                first += ones[: len(words)] @ values.view(np.float32)
+                first += _row_by_row(values.view(np.float32))
     return np.stack([first, second], axis=1).reshape(-1)
+
+
+def _row_by_row(values: NDArray[Any]) -> NDArray[Any]:
+    """Add up rows in their order, whatever the machine: BLAS has an order of its own."""
+    if values.shape[1] > 1:
+        return np.add.reduce(values, axis=0)  # type: ignore[no-any-return]
+    total: NDArray[Any] = np.add.accumulate(values, axis=0)[-1]  # reduce would add in pairs
+    return total

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from layerstats.errors import UsageError
 from layerstats.numerics.blocks import exact_dtype, row_blocks, rows_per_block, stored_blocks
 from layerstats.numerics.column_sums import column_abs_sums
+from layerstats.numerics.compiled import kernels_for
 from layerstats.numerics.spectrum import MatrixError, check_matrix
 
 __all__ = ["BlockOutliers", "block_outliers"]
@@ -106,7 +107,8 @@ def block_outliers(
     counts. In bfloat16, as a model in bfloat16 would have it, OWL's own code is off by a percent.
     Here the mean is a float64 sum of float32 sums within cache-sized blocks of rows
     (relative error about 1e-10; float64 throughout for float64 weights), and the comparison is
-    exact in float64. The result does not depend on the order of the matrices.
+    exact in float64. The result does not depend on the order of the matrices, nor on whether numba
+    is there to count large matrices sooner.
 
     References
     ----------
@@ -206,7 +208,10 @@ def _count_above(
     if weight.device.type != "cpu":
         return _count_on_device(weight, norms, thresholds)
     dtype = exact_dtype(weight)
-    limits = [_largest_not_above(t, norms, dtype) for t in thresholds]
+    limits = _largest_not_above(thresholds, norms, dtype)
+    kernels = kernels_for(weight)
+    if kernels is not None:
+        return kernels.count_above(weight, limits)
     order = sorted(range(len(thresholds)), key=lambda i: thresholds[i])
     counts = [0] * len(thresholds)
     for bits, above in _magnitude_bits(weight, dtype):
@@ -264,10 +269,14 @@ _TORCH_INTEGER = {
 
 
 def _largest_not_above(
-    threshold: float, norms: NDArray[np.float64], dtype: torch.dtype
+    thresholds: Sequence[float], norms: NDArray[np.float64], dtype: torch.dtype
 ) -> NDArray[Any]:
-    """Return, as bits, each column's largest p of `dtype` with p * norm <= threshold in float64."""
+    """Return, as bits, the largest p of `dtype` with p * norm <= threshold in float64.
+
+    One row for each threshold, one column for each norm.
+    """
     most = torch.finfo(dtype).max
+    threshold = np.asarray(thresholds)[:, None]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         quotient = np.where(norms > 0, threshold / norms, most)
     integer = _TORCH_INTEGER[dtype]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
 
 from layerstats.errors import LayerstatsError, UsageError, choices
 from layerstats.numerics.blocks import row_blocks
+from layerstats.numerics.symmetric import add_product, reduced_eigenvalues, zero_matrix
 
 __all__ = ["MatrixError", "esd", "spectral_norm", "stable_rank", "zero_threshold"]
 
@@ -29,8 +29,8 @@ PRECISIONS = ("float64", "float32")
 _PIECE = 512
 _PIECE_VALUES = 1 << 20
 
-# Measured on two CPUs: below, LAPACK's divide and conquer as numpy ships it wins or draws; above,
-# the two-stage path behind torch's values-only solver is up to twice as fast.
+# Measured on two CPUs: below, LAPACK's one-stage reduction wins or draws; above, the two-stage path
+# behind torch's values-only solver is up to twice as fast.
 _TORCH_SOLVER_FROM = 1100
 
 
@@ -117,15 +117,13 @@ def approximate_spectrum(
     if not math.isfinite(trace) or trace <= 0:
         raise MatrixError(_non_finite_message(weight, "float32"))
     if len(gram) < _TORCH_SOLVER_FROM:
-        # float32 only for the reduction: the tridiagonal solver is faster and exact in float64.
-        _, diagonal, beside, _, _ = lapack.ssytrd(gram, lower=0, lwork=16 * len(gram))
-        values, failed = lapack.dsterf(diagonal.astype(np.float64), beside.astype(np.float64))
+        values = reduced_eigenvalues(gram)
         slope, floor = 24.0, 8.0
     else:
         values = torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="U").numpy().astype(np.float64)
-        slope, floor, failed = 256.0, 48.0, 0
+        slope, floor = 256.0, 48.0
     errors = 2.0**-23 * (slope * np.abs(values) + floor * values[-1])
-    if failed or not abs(float(values.sum()) - trace) <= errors.sum():
+    if not abs(float(values.sum()) - trace) <= errors.sum():
         msg = "the float32 eigensolver failed"
         raise MatrixError(msg)
     return gram, values, errors
@@ -216,10 +214,7 @@ def _largest(evals: NDArray[np.float64]) -> float:
 def _gram_cpu(wide: torch.Tensor, dtype: torch.dtype) -> NDArray[Any]:
     """Upper triangle (Fortran order) of wide @ wide.T, accumulated over pieces of columns."""
     k, length = wide.shape
-    # syrk does half the work of a full product. In Fortran order so that BLAS updates it in place.
-    double = dtype == torch.float64
-    update = blas.dsyrk if double else blas.ssyrk
-    gram: NDArray[Any] = np.zeros((k, k), dtype=np.float64 if double else np.float32, order="F")
+    gram = zero_matrix(k, np.float64 if dtype == torch.float64 else np.float32)
     tall = wide.T  # a piece of columns of `wide` is a piece of rows of this
     stored_by_column = tall.stride(1) == 1
     pieces = math.ceil(length / max(_PIECE, _PIECE_VALUES // k))
@@ -231,9 +226,8 @@ def _gram_cpu(wide: torch.Tensor, dtype: torch.dtype) -> NDArray[Any]:
             0 if stored_by_column else 1, start, min(step, length - start)
         )
         piece = buffer[: source.numel()].view(source.shape).copy_(source).numpy()
-        trans = 0 if stored_by_column else 1
-        # beta is never 0: some builds of OpenBLAS then keep a NaN that memory happened to hold.
-        gram = update(1.0, piece.T, beta=1.0, c=gram, trans=trans, overwrite_c=1)
+        # syrk does half the work of a full product.
+        add_product(gram, piece, by_rows=not stored_by_column)
     return gram
 
 
@@ -254,5 +248,5 @@ def _eigenvalues(gram: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
     elif gram.shape[0] >= _TORCH_SOLVER_FROM:
         values = torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="U").numpy()
     else:
-        values = np.linalg.eigvalsh(gram, UPLO="U")
+        values = reduced_eigenvalues(gram)
     return values

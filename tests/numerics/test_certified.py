@@ -67,7 +67,7 @@ def test_eigenvalues_lie_within_half_their_error_bars(
 def test_certified_fits_are_those_of_float64(kind: str, shape: tuple[int, int]) -> None:
     for seed in range(3):
         weight = ALL_KINDS[kind](*shape, seed=seed).float()
-        found = certified_fits(weight, RULES, neighbours=1)
+        found = certified_fits(weight, RULES, neighbours=1, precision="certified")
         exact = certified_fits(weight, RULES, neighbours=1, precision="float64")
         assert (found.precision == "float64") == bool(found.doubt)
         assert_equal_fits(found, exact)
@@ -76,9 +76,12 @@ def test_certified_fits_are_those_of_float64(kind: str, shape: tuple[int, int]) 
 
 
 def test_some_matrices_are_certified_and_some_are_not() -> None:
-    kinds = [certified_fits(student_t(64, 512, seed=s)).precision for s in range(10)]
+    kinds = [
+        certified_fits(student_t(64, 512, seed=s), precision="certified").precision
+        for s in range(10)
+    ]
     assert kinds.count("float32") >= 3
-    assert certified_fits(noisy_low_rank(64, 512)).precision == "float64"
+    assert certified_fits(noisy_low_rank(64, 512), precision="certified").precision == "float64"
 
 
 @settings(max_examples=150, deadline=None)
@@ -131,13 +134,30 @@ def test_the_smallest_eigenvalue_is_refined_within_its_new_bar() -> None:
 
 @pytest.mark.parametrize("shape", [(80, 90), (60, 300)])
 def test_shapes_outside_the_tested_range_are_not_tried(shape: tuple[int, int]) -> None:
-    found = certified_fits(gaussian(*shape).float(), ["mid"])
+    found = certified_fits(gaussian(*shape).float(), ["mid"], precision="certified")
     assert (found.precision, found.doubt) == ("float64", "")
+
+
+def test_auto_tries_float32_only_where_it_saves_time() -> None:
+    def precision(weight: torch.Tensor, *rules: str) -> str:
+        return certified_fits(weight.float(), rules).precision
+
+    plain = gaussian(256, 700)
+    assert precision(plain, "mid") == precision(plain.T, "mid") == "float32"
+    assert precision(plain, "mid", "peak") == precision(plain, "ks") == "float64"
+    assert precision(gaussian(200, 700), "mid") == "float64"
+    assert precision(positive(256, 700), "mid") == "float64"
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL_KINDS) - {"column"}))
+def test_auto_does_not_try_what_will_not_be_certified(kind: str) -> None:
+    weight = ALL_KINDS[kind](300, 1000)
+    assert certified_fits(weight.float(), ["mid"]).doubt == ""
 
 
 def test_doubt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=certified.__name__):
-        found = certified_fits(noisy_low_rank(64, 512))
+        found = certified_fits(noisy_low_rank(64, 512), precision="certified")
     assert found.doubt
     assert found.doubt in caplog.text
 
@@ -145,7 +165,7 @@ def test_doubt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_min_eval_within_the_spectrum_is_left_to_float64() -> None:
     weight = student_t(64, 512)
     cut = float(np.median(esd(weight)))
-    found = certified_fits(weight, ["ks"], min_eval=cut)
+    found = certified_fits(weight, ["ks"], min_eval=cut, precision="certified")
     assert (found.precision, found.doubt) == ("float64", "min_eval lies within the spectrum")
     assert found.ks is not None
     assert found.ks.n == 32
@@ -155,13 +175,13 @@ def test_what_float64_refuses_is_refused() -> None:
     bad = gaussian(64, 190).float()
     bad[0, 0] = float("nan")
     with pytest.raises(MatrixError, match="1 non-finite"):
-        certified_fits(bad)
+        certified_fits(bad, precision="certified")
     with pytest.raises(MatrixError, match="all zero"):
-        certified_fits(torch.zeros(64, 190))
+        certified_fits(torch.zeros(64, 190), precision="certified")
     with pytest.raises(MatrixError, match="the matrix has 1"):
-        certified_fits(torch.ones(1, 9))
+        certified_fits(torch.ones(1, 9), precision="certified")
     huge = 1e25 * gaussian(64, 190).float()
-    assert certified_fits(huge).precision == "float64"
+    assert certified_fits(huge, precision="certified").precision == "float64"
 
 
 def test_bad_arguments_are_named() -> None:

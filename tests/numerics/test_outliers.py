@@ -73,7 +73,7 @@ def test_the_largest_weight_that_is_no_outlier_is_found_exactly(
     rng = np.random.default_rng(seed)
     norms = scale * np.exp(rng.normal(0, 3, 40)) * (rng.random(40) > 0.1)
     threshold = float(rng.exponential(1))
-    bits = outliers._largest_not_above(threshold, norms, dtype)
+    bits = outliers._largest_not_above([threshold], norms, dtype)[0]
     value = torch.from_numpy(bits).view(dtype)
     assert (value.double().numpy() * norms <= threshold).all()
     above = torch.nextafter(value.to(dtype), torch.full_like(value, math.inf)).double().numpy()

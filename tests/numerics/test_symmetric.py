@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from layerstats.numerics import symmetric
+from layerstats.numerics.symmetric import add_product, reduced_eigenvalues, zero_matrix
+
+DTYPES = [np.float32, np.float64]
+SIZES = [1, 2, 3, 17, 64, 300]
+
+
+def product(size: int, dtype: Any, *, by_rows: bool) -> np.ndarray:
+    piece = np.random.default_rng(size).standard_normal((size, 2 * size + 1)).astype(dtype)
+    gram = zero_matrix(size, dtype)
+    for _ in range(2):
+        add_product(gram, piece if by_rows else np.ascontiguousarray(piece.T), by_rows=by_rows)
+    full = 2 * piece.astype(np.float64) @ piece.T.astype(np.float64)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
+    np.testing.assert_allclose(np.triu(gram), np.triu(full), rtol=tolerance, atol=tolerance * size)
+    assert not np.tril(gram, -1).any()
+    return gram
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_products_and_eigenvalues_are_numpys(size: int, dtype: Any) -> None:
+    for by_rows in (True, False):
+        gram = product(size, dtype, by_rows=by_rows)
+        before = gram.copy()
+        found = reduced_eigenvalues(gram)
+        expected = np.linalg.eigvalsh(gram.astype(np.float64), UPLO="U")
+        tolerance = 1e-6 if dtype == np.float32 else 1e-14
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * size * expected[-1])
+        assert found.dtype == np.float64
+        assert np.all(np.diff(found) >= 0)
+        np.testing.assert_array_equal(gram, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_another_scipy_gives_the_same_numbers(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = [reduced_eigenvalues(product(64, dtype, by_rows=by_rows)) for by_rows in (True, False)]
+    monkeypatch.setattr(symmetric, "_routine", lambda *_: None)
+    for found, by_rows in zip(direct, (True, False), strict=True):
+        np.testing.assert_array_equal(
+            reduced_eigenvalues(product(64, dtype, by_rows=by_rows)), found
+        )
+
+
+def test_routines_of_unknown_arguments_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(symmetric._ARGUMENTS, "syrk", "cc")
+    symmetric._routine.cache_clear()
+    assert symmetric._routine("d", "syrk") is None
+    assert symmetric._routine("d", "nosuch") is None
+    symmetric._routine.cache_clear()
+
+
+def test_failure_to_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        arguments[-1].value = 1
+
+    monkeypatch.setattr(symmetric, "_routine", lambda *_: fails)
+    with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+        reduced_eigenvalues(np.eye(3))
