@@ -36,7 +36,7 @@ _CERTIFIED = (
     "not have. Seven of ten of the 576 x 1536 matrices of the real checkpoint are certified, at "
     "two thirds of float64's time; the others cost the time of both, which eats the gain. The "
     "2048 x 5632 matrix here has eigenvalues over five decades, and float32 loses the smallest; "
-    "even uncertified it would take 0.6 of float64's time, too much for 13x. So `--precision "
+    "even uncertified it would take 0.6 of float64's time, hardly enough for 13x. So `--precision "
     "auto` tries float32 only where it saves time, for alpha_mid alone, and else is float64."
 )
 WHY = {

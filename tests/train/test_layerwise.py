@@ -12,40 +12,9 @@ import torch
 from layerstats.schedules import schedule as build
 from layerstats.train import Trainee, train
 from layerstats.train import loop as loop_module
-from tests.train.tiny import LAYERS, config, log, moved_layers, weights_of
+from tests.train.tiny import LAYERS, Watch, config, log, moved_layers, weights_of
 
 LAYERWISE = ("lisa", "lisa-d", "owlore-full", "owlore")
-
-
-class Watch:
-    """Copies of the weights and bytes of optimizer state before each step and after the last."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.weights: list[dict[str, torch.Tensor]] = []
-        self.state: list[int] = []
-        self.trainee: Trainee | None = None
-        step = loop_module.optimizer_step
-
-        def watched(trainee: Trainee, *args: Any, **options: Any) -> Any:
-            if not self.weights:
-                self.weights.append(self._copy(trainee))
-            found = step(trainee, *args, **options)
-            self.weights.append(self._copy(trainee))
-            self.state.append(
-                sum(
-                    one.nbytes
-                    for state in trainee.optimizer.state.values()
-                    for one in state.values()
-                )
-            )
-            self.trainee = trainee
-            return found
-
-        monkeypatch.setattr(loop_module, "optimizer_step", watched)
-
-    @staticmethod
-    def _copy(trainee: Trainee) -> dict[str, torch.Tensor]:
-        return {name: one.detach().clone() for name, one in trainee.named.items()}
 
 
 @pytest.mark.parametrize("always", [None, (), ("norm",)])

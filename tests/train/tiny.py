@@ -6,13 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from layerstats.demo_data import random_checkpoint
-from layerstats.train import TrainConfig
+from layerstats.train import TrainConfig, Trainee
+from layerstats.train import loop as loop_module
 
-__all__ = ["LAYERS", "config", "log", "make_data", "make_model", "moved_layers", "weights_of"]
+__all__ = [
+    "LAYERS",
+    "Watch",
+    "config",
+    "log",
+    "make_data",
+    "make_model",
+    "moved_layers",
+    "weights_of",
+]
 
 LAYERS = 8
 
@@ -83,3 +94,34 @@ def moved_layers(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
             words = name.split(".")
             moved.add(words[2] if words[1] == "layers" else name)
     return moved
+
+
+class Watch:
+    """Copies of the weights and bytes of optimizer state before each step and after the last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.state: list[int] = []
+        self.trainee: Trainee | None = None
+        step = loop_module.optimizer_step
+
+        def watched(trainee: Trainee, *args: Any, **options: Any) -> Any:
+            if not self.weights:
+                self.weights.append(self._copy(trainee))
+            found = step(trainee, *args, **options)
+            self.weights.append(self._copy(trainee))
+            self.state.append(
+                sum(
+                    one.nbytes
+                    for state in trainee.optimizer.state.values()
+                    for one in state.values()
+                )
+            )
+            self.trainee = trainee
+            return found
+
+        monkeypatch.setattr(loop_module, "optimizer_step", watched)
+
+    @staticmethod
+    def _copy(trainee: Trainee) -> dict[str, torch.Tensor]:
+        return {name: one.detach().clone() for name, one in trainee.named.items()}
