@@ -119,6 +119,11 @@ class TrainingData:
         return int((self._cuts.ends - self._cuts.begins).sum())
 
     @property
+    def largest_token(self) -> int:
+        """The largest token id of the file."""
+        return int(self._row.ids.max())
+
+    @property
     def target_tokens(self) -> int:
         """Tokens in all windows that the loss is over."""
         return int(self._cuts.targets.sum())

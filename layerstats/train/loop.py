@@ -28,7 +28,13 @@ from layerstats.train.finish import TrainResult, finish
 from layerstats.train.high_water import HighWater, tensor_bytes
 from layerstats.train.learning_rate import lr_factor
 from layerstats.train.methods import Trainee, count_layers, make_trainee
-from layerstats.train.model import check_length, load_model, load_tokenizer, make_schedule
+from layerstats.train.model import (
+    check_length,
+    check_tokens,
+    load_model,
+    load_tokenizer,
+    make_schedule,
+)
 from layerstats.train.run_directory import RunDirectory
 from layerstats.train.step import optimizer_step
 from layerstats.train.tracking import check_metrics, layout_of, track
@@ -98,6 +104,9 @@ def train(
     check_length(model, config.seq_len)
     check_metrics(config.track)
     data, held_out = _data(config, tokenizer)
+    for part in (data, held_out):
+        if part is not None:
+            check_tokens(model, part.largest_token, str(part.path))
     if config.exact_match is not None:
         load_questions(Path(config.exact_match), config.exact_match_limit)
     trainee = make_trainee(model, config, _schedule(config, run, count_layers(model)))

@@ -23,7 +23,15 @@ from layerstats.schedules import schedule as build_schedule
 from layerstats.stats import LayerStats
 from layerstats.train.config import TrainConfig
 
-__all__ = ["check_length", "load_model", "load_tokenizer", "make_schedule", "prepare", "save_model"]
+__all__ = [
+    "check_length",
+    "check_tokens",
+    "load_model",
+    "load_tokenizer",
+    "make_schedule",
+    "prepare",
+    "save_model",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,6 +131,23 @@ def check_length(model: Any, seq_len: int) -> None:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and seq_len > longest:
         msg = f"seq_len {seq_len} is more than the {longest} positions that the model takes"
+        raise UsageError(msg)
+
+
+def check_tokens(model: Any, largest: int, source: str) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises
+    ------
+    UsageError
+        The largest token id of the data is not below the number of embeddings.
+    """
+    known = model.get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        msg = (
+            f"{source}: holds token {largest}, the model has embeddings for 0..{known - 1}; its "
+            "tokenizer belongs to another model"
+        )
         raise UsageError(msg)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from layerstats.cli import run as command
 from layerstats.errors import LayerstatsError
@@ -101,6 +102,22 @@ def test_data_without_anything_to_train_on(
     (tmp_path / "empty.jsonl").write_text(text)
     assert command(arguments(tmp_path, data=tmp_path / "empty.jsonl")) == 2
     assert "empty.jsonl" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = arguments(tmp_path)
+    file = Path(words[1]) / "model.safetensors.index.json"
+    small = Path(words[1])
+    model = AutoModelForCausalLM.from_pretrained(small)
+    model.resize_token_embeddings(90)
+    for one in small.glob("model*"):
+        one.unlink()
+    model.save_pretrained(small)
+    assert not file.exists()
+    assert command(words) == 2
+    err = capsys.readouterr().err
+    assert "has embeddings for 0..89" in err
+    assert "sums.jsonl" in err
 
 
 def test_no_model_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
