@@ -65,13 +65,14 @@ class Bench:
         if method.startswith("owlore"):
             layerwise["stats"] = str(self.stats)
         size = {"seq_len": 32, "steps": 8} if self.quick else {"seq_len": 192, "steps": 200}
+        defaults = {"batch_size": 1, "device": "cpu", "save_every": 40, **size, **layerwise}
+        defaults["validation"] = str(self.held_out)
         config = TrainConfig(
             model=str(self.model),
             data=str(self.data),
-            validation=str(self.held_out),
             out="",
             method=method,
-            **{"batch_size": 1, "device": "cpu", "save_every": 40, **size, **layerwise, **settings},
+            **{**defaults, **settings},
         )
         digest = hashlib.sha256(strict_json(config.to_dict()).encode()).hexdigest()[:8]
         return replace(config, out=str(self.runs / f"{method}-{digest}"))
@@ -116,8 +117,13 @@ def _train(config: TrainConfig, *, alone: bool) -> None:
         sys.exit(f"the run in {config.out} ended with code {done.returncode}")
 
 
-def open_bench(name: str, argv: Sequence[str], **more: Any) -> tuple[Bench, argparse.Namespace]:
-    """Read the options every analysis has, and `more` whole numbers of its own (name=default)."""
+def open_bench(
+    name: str, argv: Sequence[str], *, needs: str = "training", **more: Any
+) -> tuple[Bench, argparse.Namespace]:
+    """Read the options every analysis has, and `more` whole numbers of its own (name=default).
+
+    `needs` is "training", "model" (no data to train on are made) or "nothing" (no model either).
+    """
     parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}")
     parser.add_argument("--quick", action="store_true", help="a tiny random model; for tests")
     parser.add_argument("--runs", type=Path, default=None, help="where training runs are kept")
@@ -135,9 +141,12 @@ def open_bench(name: str, argv: Sequence[str], **more: Any) -> tuple[Bench, argp
         held_out = _sums(runs / "held-out.jsonl", range(60, 80))
     else:
         runs = kept
-        model, problems = demo_data.demo_checkpoint(), demo_data.word_problems()
         runs.mkdir(parents=True, exist_ok=True)
-        data, held_out = problems.train, runs / "held-out.jsonl"
+        model = Path("none") if needs == "nothing" else demo_data.demo_checkpoint()
+        data, held_out = Path("none"), runs / "held-out.jsonl"
+    if needs == "training" and not options.quick:
+        problems = demo_data.word_problems()
+        data = problems.train
         lines = problems.test.read_text(encoding="utf-8").splitlines(keepends=True)
         held_out.write_text("".join(lines[:HELD_OUT]), encoding="utf-8")
     bench = Bench(name, options.quick, model, data, held_out, text, runs, options.figures, began)

@@ -5,7 +5,8 @@ also while the run goes on. `log.jsonl` has one JSON object a line, each with a 
 
 - ``step``: `step` (completed optimizer steps, from 1), `loss`, `lr`, `gradient_norm`,
   `active_layers` (None where no layer is sampled), `trainable`, `tokens`, `tokens_per_second`,
-  `memory` {`weights`, `gradients`, `optimizer`, `peak` in bytes, `measured_by`}
+  `memory` {`weights`, `gradients`, `optimizer`, `peak`, `base` in bytes, `measured_by`}; `base` is
+  what a process holds beside the model, so training took `peak` - `base`
 - ``eval``: `step`, `loss`, `perplexity`, `tokens`, and `exact_match` where asked
 - ``track``: `step`, `metrics` {name: {`layers`: [...], `embed`, `head`}}
 - ``interval``: `step`, `interval`, `active_layers`, `skipped_blocks`

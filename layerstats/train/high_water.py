@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from layerstats.calibration.heap import give_back
+
 __all__ = ["HighWater", "tensor_bytes"]
 
 
@@ -18,23 +20,38 @@ class HighWater:
     On CUDA what the allocator had given out at most; otherwise the process's resident memory at its
     highest, which counts the interpreter and its libraries too. `measured_by` says which.
 
+    Parameters
+    ----------
+    device : torch.device
+    held : int
+        Bytes of tensors that are there now: a model's weights.
+
+    Attributes
+    ----------
+    base : int
+        Bytes that are neither those tensors nor what comes: the interpreter, libraries, data. What
+        training took is ``peak - base``. 0 on CUDA.
+
     Examples
     --------
     >>> mark = HighWater(torch.device("cpu"))
-    >>> mark.peak > 0, mark.measured_by
+    >>> mark.peak >= mark.base > 0, mark.measured_by
     (True, 'process high-water mark')
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, held: int = 0) -> None:
         self._device = device
+        self.base = 0
         self.measured_by = "process high-water mark"
         if device.type == "cuda":
             self.measured_by = "cuda allocator"
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            give_back()  # what loading has freed would otherwise be counted as held
             # Linux sets its mark back on request; elsewhere it is that of the whole process.
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self.base = max(0, self.peak - held)
 
     @property
     def peak(self) -> int:

@@ -141,8 +141,8 @@ class _Loop:
     ) -> None:
         self.config, self.run, self.trainee = config, run, trainee
         self.data, self.held_out, self.steps = data, held_out, steps
-        self.high_water = HighWater(device)
         self.weight_bytes = tensor_bytes([*trainee.model.parameters(), *trainee.model.buffers()])
+        self.high_water = HighWater(device, self.weight_bytes)
         self.seconds = 0.0
         self._stop = False
         self._gradient_bytes = 0
@@ -229,6 +229,7 @@ class _Loop:
             "gradients": self._gradient_bytes,
             "optimizer": tensor_bytes(one for state in states for one in state.values()),
             "peak": self.high_water.peak,
+            "base": self.high_water.base,
             "measured_by": self.high_water.measured_by,
         }
 
