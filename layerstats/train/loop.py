@@ -1,49 +1,35 @@
-"""The training loop, read from top to bottom: prepare, step, write down, stop, finish.
+"""The training loop, read from top to bottom: begin, step, write down, stop, finish.
 
-What a step does is in step.py, who trains in methods.py, what is written in run_directory.py and
-what is reported at the end in finish.py.
+What comes before the first step is in begin.py, what a step does in step.py, who trains in
+methods.py, what is written in run_directory.py, and what comes after the last in finish.py.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from layerstats import runs
-from layerstats.errors import LayerstatsError, UsageError
-from layerstats.schedules import Schedule
+from layerstats.errors import LayerstatsError
+from layerstats.train.begin import Start, begin, fingerprint
 from layerstats.train.config import TrainConfig
-from layerstats.train.data import Batch, TrainingData, load_data, split
-from layerstats.train.evaluate import held_out_loss, load_questions
+from layerstats.train.data import Batch
+from layerstats.train.evaluate import held_out_loss
 from layerstats.train.finish import TrainResult, finish
 from layerstats.train.high_water import HighWater, tensor_bytes
 from layerstats.train.learning_rate import lr_factor
-from layerstats.train.methods import Trainee, count_layers, make_trainee
-from layerstats.train.model import (
-    check_length,
-    check_tokens,
-    load_model,
-    load_tokenizer,
-    make_schedule,
-)
-from layerstats.train.run_directory import RunDirectory
 from layerstats.train.step import optimizer_step
-from layerstats.train.tracking import check_metrics, layout_of, track
+from layerstats.train.tracking import layout_of, track
 
 __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
-
-_NAMED_LINES = 5
 
 Progress = Callable[[str, float, float], None]
 
@@ -93,69 +79,32 @@ def train(
     ...
     layerstats.errors.MissingError: no/such: no config.json here; training takes ...
     """
-    device = _device(config)
-    run = RunDirectory.open(config.out) if resume else None
-    if run is not None:
-        run.check_same(config.to_dict())
-    else:
-        RunDirectory.check_new(config.out)
-    model = load_model(config, device)
-    tokenizer = load_tokenizer(Path(config.model))
-    check_length(model, config.seq_len)
-    check_metrics(config.track)
-    data, held_out = _data(config, tokenizer)
-    for part in (data, held_out):
-        if part is not None:
-            check_tokens(model, part.largest_token, str(part.path))
-    if config.exact_match is not None:
-        load_questions(Path(config.exact_match), config.exact_match_limit)
-    trainee = make_trainee(model, config, _schedule(config, run, count_layers(model)))
-    steps = _number_of_steps(config, data)
-    _check_never_empty(trainee, steps)
-    if run is None:
-        run = RunDirectory.create(config.out, config.to_dict())
-        if trainee.schedule is not None:
-            trainee.schedule.save(run.schedule_file)
-        start, seconds = 0, 0.0
-    else:
-        start, seconds = _resume(run, trainee, data, steps)
-        run.adopt(config.to_dict())
-    loop = _Loop(config, run, trainee, data, held_out, steps, device)
-    loop.seconds = seconds
-    loop.go(start, progress or (lambda phase, done, total: None))
-    return finish(config, run, trainee, tokenizer, seconds=loop.seconds)
+    start = begin(config, resume=resume)
+    loop = _Loop(config, start)
+    loop.go(progress or (lambda phase, done, total: None))
+    return finish(config, start.run, start.trainee, start.tokenizer, seconds=loop.seconds)
 
 
 class _Loop:
     """The steps of one run, with what they share."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        run: RunDirectory,
-        trainee: Trainee,
-        data: TrainingData,
-        held_out: TrainingData | None,
-        steps: int,
-        device: torch.device,
-    ) -> None:
-        self.config, self.run, self.trainee = config, run, trainee
-        self.data, self.held_out, self.steps = data, held_out, steps
-        self.weight_bytes = tensor_bytes([*trainee.model.parameters(), *trainee.model.buffers()])
-        self.high_water = HighWater(device, self.weight_bytes)
-        self.seconds = 0.0
+    def __init__(self, config: TrainConfig, start: Start) -> None:
+        self.config, self.run, self.trainee = config, start.run, start.trainee
+        self.data, self.held_out = start.data, start.held_out
+        self.steps, self._done, self.seconds = start.steps, start.done, start.seconds
+        model = self.trainee.model
+        self.weight_bytes = tensor_bytes([*model.parameters(), *model.buffers()])
+        self.high_water = HighWater(start.device, self.weight_bytes)
         self._stop = False
         self._gradient_bytes = 0
         self._batches: list[Batch] = []
-        self._done = 0
 
-    def go(self, start: int, progress: Progress) -> None:
+    def go(self, progress: Progress) -> None:
         """Take all steps that are left."""
         with self._stopping_on_signals():
-            self._done = start
-            if start == 0:
+            if self._done == 0:
                 self._record(0)
-            for step in range(start, self.steps):
+            for step in range(self._done, self.steps):
                 try:
                     self._step(step)
                 except _Interrupted:
@@ -269,7 +218,7 @@ class _Loop:
             self._save(done)
 
     def _save(self, done: int) -> None:
-        state = {"seconds": self.seconds, "data": _fingerprint(self.data)}
+        state = {"seconds": self.seconds, "data": fingerprint(self.data)}
         self.run.save(done, self.trainee.trained(), self.trainee.optimizer_state(), state)
 
     def _leave(self, done: int) -> None:
@@ -305,80 +254,3 @@ class _Loop:
 
 def _is_due(done: int, every: int | None) -> bool:
     return every is not None and done > 0 and done % every == 0
-
-
-def _device(config: TrainConfig) -> torch.device:
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        msg = "device cuda: torch sees no CUDA device here; give device cpu"
-        raise UsageError(msg)
-    return device
-
-
-def _data(config: TrainConfig, tokenizer: Any) -> tuple[TrainingData, TrainingData | None]:
-    def read(file: str) -> TrainingData:
-        found = load_data(file, tokenizer, seq_len=config.seq_len, packing=config.packing)
-        for line in found.skipped.named[:_NAMED_LINES]:
-            _LOG.warning("not trained on: %s", line)
-        if found.skipped.lines > _NAMED_LINES:
-            _LOG.warning("not trained on: %d lines of %s in all", found.skipped.lines, file)
-        return found
-
-    data = read(config.data)
-    if config.validation is not None:
-        return data, read(config.validation)
-    if config.validation_fraction:
-        return split(data, config.validation_fraction, config.seed)
-    return data, None
-
-
-def _schedule(config: TrainConfig, run: RunDirectory | None, num_layers: int) -> Schedule | None:
-    """Return the schedule; on resume the one that the run began with."""
-    if run is not None and run.schedule_file.exists():
-        return Schedule.from_json(run.schedule_file)
-    return make_schedule(config, num_layers)
-
-
-def _number_of_steps(config: TrainConfig, data: TrainingData) -> int:
-    if config.steps is not None:
-        return config.steps
-    assert config.epochs is not None
-    per_epoch = data.steps_per_epoch(config.batch_size, config.accumulation)
-    return max(1, math.ceil(config.epochs * per_epoch))
-
-
-def _check_never_empty(trainee: Trainee, steps: int) -> None:
-    """Refuse a plan that draws no layer at all (bernoulli can) where nothing else trains."""
-    schedule, switch = trainee.schedule, trainee.switch
-    if schedule is None or switch is None or switch.has_constant_part:
-        return
-    for interval in range(-(-steps // schedule.interval_steps)):
-        if not schedule.active_layers(interval):
-            msg = (
-                f"interval {interval} of the schedule trains no layer and nothing is always "
-                "active; use systematic sampling, or keep 'norm' always active"
-            )
-            raise UsageError(msg)
-
-
-def _fingerprint(data: TrainingData) -> dict[str, int]:
-    return {"windows": data.num_windows, "tokens": data.num_tokens, "targets": data.target_tokens}
-
-
-def _resume(
-    run: RunDirectory, trainee: Trainee, data: TrainingData, steps: int
-) -> tuple[int, float]:
-    """Put the newest checkpoint back and return the steps and the seconds it has behind it."""
-    found = run.latest()
-    if run.report_file.exists() and runs.read_report(run.path)["steps"] >= steps:
-        msg = f"{run.path}: the run is finished; give another out, or look at its report.json"
-        raise UsageError(msg)
-    if found is None:
-        run.truncate(-1)
-        return 0, 0.0
-    if found.state["data"] != _fingerprint(data):
-        msg = f"{run.path}: the training data are not those that the run began with"
-        raise UsageError(msg)
-    trainee.restore(found.step, found.load_model(), found.load_optimizer())
-    run.truncate(found.step)
-    return int(found.step), float(found.state["seconds"])
