@@ -18,8 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import layerstats as ls
 from layerstats import demo_data
+from layerstats.numerics import esd
 from layerstats.stats import strict_json
 from layerstats.train import TrainConfig, train
 
@@ -56,6 +60,23 @@ class Bench:
                 overwrite=directory.exists(),
             )
         return directory
+
+    @property
+    def spectra(self) -> dict[str, NDArray[np.float64]]:
+        """Eigenvalues of W^T W of every matrix of a block, as layer/path; worked out once."""
+        file = self.runs / "spectra.npz"
+        if not file.exists():
+            found: dict[str, Any] = {
+                f"{layer.index}/{path}": esd(weight)
+                for layer in ls.LayerReader(ls.open_checkpoint(self.model))
+                for path, weight in layer.weights.items()
+            }
+            beside = file.with_suffix(".partial")
+            with beside.open("wb") as stream:
+                np.savez(stream, **found)
+            beside.replace(file)
+        with np.load(file, allow_pickle=False) as kept:
+            return dict(kept)
 
     def config(self, method: str, **settings: Any) -> TrainConfig:
         """Return the settings of a run on this bench; its directory is named by them all."""
