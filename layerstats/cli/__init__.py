@@ -18,6 +18,7 @@ from layerstats.cli import (
     demo,
     doubts,
     exports,
+    memory,
     report,
     schedules,
     statistics,
@@ -55,7 +56,17 @@ def _main(
     pass
 
 
-for _module in (checkpoints, statistics, doubts, schedules, exports, training, report, demo):
+for _module in (
+    checkpoints,
+    statistics,
+    doubts,
+    schedules,
+    exports,
+    training,
+    memory,
+    report,
+    demo,
+):
     _module.register(app)
 
 

@@ -1,9 +1,10 @@
 """Statistics, schedules and runs as figures fit for a paper: `plot(kind, data)`, `save(ax, path)`.
 
 One module a kind: norms, outliers, tails, spectrum, scatter, intervals; of training runs losses,
-raster, memory_use, tracked. A new kind is one function under `@plot_kind("name")` in a module that
-is imported here. Shared: registry (the list of kinds), style (look), canvas (figures and files),
-columns and logs (what statistics and runs call things), breaks and labels (two drawing tasks).
+raster, memory_use, tracked; memory_plan draws plans. A new kind is one function under
+`@plot_kind("name")` in a module that is imported here. Shared: registry (the list of kinds), style
+(look), canvas (figures and files), columns and logs (what statistics and runs call things), breaks
+and labels (two drawing tasks).
 matplotlib is imported in this package alone, and pyplot nowhere.
 
 Examples
@@ -18,6 +19,7 @@ from __future__ import annotations
 from layerstats.plots.canvas import save
 from layerstats.plots.intervals import schedule
 from layerstats.plots.losses import loss
+from layerstats.plots.memory_plan import memory_plan
 from layerstats.plots.memory_use import memory
 from layerstats.plots.norms import layer_norms
 from layerstats.plots.outliers import lod
@@ -38,6 +40,7 @@ __all__ = [
     "lod",
     "loss",
     "memory",
+    "memory_plan",
     "plot",
     "plot_kind",
     "save",

@@ -21,20 +21,21 @@ from layerstats.plots.registry import plot_kind
 from layerstats.plots.style import BLUE, INK, SKY, TEXT_SIZE, add_note, finish, outside_legend
 from layerstats.runs import of_kind
 
-__all__ = ["memory"]
+__all__ = ["LABELS", "LOOKS", "memory"]
 
 Array = npt.NDArray[np.float64]
 
 _PARTS = ("weights", "gradients", "optimizer")
 # Told apart in grey too: dark, light, hatched.
-_LOOKS: dict[str, dict[str, Any]] = {
+LOOKS: dict[str, dict[str, Any]] = {
     "weights": {"facecolor": BLUE},
     "gradients": {"facecolor": SKY},
     "optimizer": {"facecolor": "#E69F00", "hatch": "////"},
+    "activations": {"facecolor": "#DDDDDD"},
 }
 #: A peak that is more than this times what is drawn is written and not drawn.
 _FAR = 5.0
-_LABELS = {"optimizer": "optimizer state"}
+LABELS = {"optimizer": "optimizer state"}
 
 
 @plot_kind("memory")
@@ -128,8 +129,8 @@ def _draw_over_steps(
     floor = np.zeros(len(edges))
     for part in _PARTS:
         top = floor + np.append(values[part], values[part][-1])
-        look = {**_LOOKS[part], "linewidth": 0.0, "edgecolor": "white", **area}
-        ax.fill_between(edges, floor, top, step="post", label=_LABELS.get(part, part), **look)
+        look = {**LOOKS[part], "linewidth": 0.0, "edgecolor": "white", **area}
+        ax.fill_between(edges, floor, top, step="post", label=LABELS.get(part, part), **look)
         floor = top
     ax.plot(
         steps,
@@ -156,8 +157,8 @@ def _draw_bars(
         width = np.array(
             [values[part][at] / size for values, at in zip(runs.values(), worst, strict=True)]
         )
-        look = {**_LOOKS[part], "linewidth": 0.0, "edgecolor": "white", "height": 0.62, **area}
-        ax.barh(places, width, left=floor, label=_LABELS.get(part, part), **look)
+        look = {**LOOKS[part], "linewidth": 0.0, "edgecolor": "white", "height": 0.62, **area}
+        ax.barh(places, width, left=floor, label=LABELS.get(part, part), **look)
         floor = floor + width
     peaks = np.array([np.fmax.reduce(values["peak"]) / size for values in runs.values()])
     ax.plot(

@@ -226,7 +226,7 @@ def test_another_device_is_the_host() -> None:
 def test_unknown_parts_are_refused() -> None:
     with (
         LiveBytes() as live,
-        pytest.raises(UsageError, match="unknown part 'gradient';.*gradients"),
+        pytest.raises(UsageError, match=r"unknown part 'gradient';.*gradients"),
     ):
         live.watch("gradient", list)
     with pytest.raises(UsageError, match="activations"):
