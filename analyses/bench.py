@@ -44,6 +44,7 @@ class Bench:
     runs: Path
     figures: Path
     began: float
+    command: str
 
     @property
     def stats(self) -> Path:
@@ -113,7 +114,7 @@ class Bench:
         self.figures.mkdir(parents=True, exist_ok=True)
         plots.save(ax, self.figures / f"{self.name}.png")
         made = {
-            "command": f"python -m analyses.{self.name}" + (" --quick" if self.quick else ""),
+            "command": self.command,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "seconds": round(time.time() - self.began, 1),
             "model": self.model.name,
@@ -170,7 +171,13 @@ def open_bench(
         data = problems.train
         lines = problems.test.read_text(encoding="utf-8").splitlines(keepends=True)
         held_out.write_text("".join(lines[:HELD_OUT]), encoding="utf-8")
-    bench = Bench(name, options.quick, model, data, held_out, text, runs, options.figures, began)
+    command = f"python -m analyses.{name}" + (" --quick" if options.quick else "")
+    for option, default in more.items():
+        given = getattr(options, option)
+        command += f" --{option} {given}" if given != default else ""
+    bench = Bench(
+        name, options.quick, model, data, held_out, text, runs, options.figures, began, command
+    )
     return bench, options
 
 

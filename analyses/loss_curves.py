@@ -1,7 +1,7 @@
 """Do all seven methods learn, and what does each take? Training loss on word problems.
 
 LISA's Figure 1 and the right half of OwLore's Figure 4. `python -m analyses.loss_curves [--quick]
-[--seeds 3]`; the JSON holds held-out loss, exact match, memory, speed and a sample of each method.
+[--seeds 1]`; the JSON holds held-out loss, exact match, memory, speed and a sample of each method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LR = {
 
 def main(argv: Sequence[str] = ()) -> None:
     """Train each method with each seed, draw the curves of the first, write down all."""
-    bench, options = open_bench("loss_curves", argv, seeds=3)
+    bench, options = open_bench("loss_curves", argv, seeds=1)
     configs = {}
     for seed in range(options.seeds):
         for method in METHODS:
@@ -67,6 +67,10 @@ def _summary(directory: Path) -> dict[str, Any]:
         "peak_bytes": report["peak_bytes"],
         "optimizer_bytes": report["optimizer_bytes"]["max"],
         "tokens_per_second": report["tokens_per_second"],
+        "minutes_of_training": sum(
+            entry["tokens"] / entry["tokens_per_second"] / 60
+            for entry in runs.of_kind(entries, "step")
+        ),
         "layers_that_moved": sum(layer["moved"] for layer in report["layers"]),
         "sample": samples[-1][0]["generated"],
     }

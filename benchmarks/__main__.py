@@ -1,4 +1,7 @@
-"""Run the benchmarks named on the command line, or all of them; all together write results.md."""
+"""Run the benchmarks named on the command line, or all of them; all together write results.md.
+
+With `--write` a benchmark run by itself writes results-NAME.md.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ NAMES = ("spectra", "lod", "whole", "projection", "scaling", "streaming", "train
 RESULTS = Path(__file__).with_name("results.md")
 
 
-def main(names: list[str]) -> None:
+def main(words: list[str]) -> None:
+    names = [word for word in words if word != "--write"]
     for name in names:
         if name not in NAMES:
             sys.exit(f"unknown benchmark {name!r}; available: {', '.join(NAMES)}")
@@ -26,20 +30,26 @@ def main(names: list[str]) -> None:
                 flush=True,
             )
         rows += found
+        if names and "--write" in words:
+            _write(found, RESULTS.with_name(f"results-{name}.md"), f"python -m benchmarks {name}")
     if not names:
-        RESULTS.write_text(_page(rows), encoding="utf-8")
-        print(f"wrote {RESULTS}")
+        _write(rows, RESULTS, "make bench")
+
+
+def _write(rows: list[Row], file: Path, command: str) -> None:
+    file.write_text(_page(rows, command), encoding="utf-8")
+    print(f"wrote {file}")
 
 
 def _verdict(row: Row) -> str:
     return {True: "met", False: "MISSED", None: ""}[row.met]
 
 
-def _page(rows: list[Row]) -> str:
+def _page(rows: list[Row], command: str) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.",
+        f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.",
         "CPU seconds with one BLAS thread, candidates in turn in one process, "
         "medians. Results are compared with",
         "each other and with float64 before any time is printed.",

@@ -331,6 +331,5 @@ def assumptions(config: TrainConfig, shape: Any) -> Iterator[str]:
         yield "peft keeps adapters in float32 where weights are in bfloat16"
     if config.kind.how == "galore":
         yield "each simulated step makes new low-rank bases, as every update_interval-th step does"
-        yield "AdamW of what is not projected takes more memory for a moment on CUDA (foreach)"
     if config.lora_dropout or getattr(shape, "attention_dropout", 0.0):
         yield "dropout as on a CPU, which keeps more for the backward pass than a GPU does"
