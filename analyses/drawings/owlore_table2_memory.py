@@ -13,7 +13,7 @@ __all__ = ["draw"]
 SHOWN = (
     ("published_gb", "printed", {"linestyle": "", "marker": "_", "markersize": 13, "color": INK,
                                  "markeredgewidth": 1.8}),
-    ("sum_of_parts_gb", "sum of the parts' own peaks, simulated", series_style(1)),
+    ("sum_of_parts_gb", "sum of parts, simulated", series_style(1)),
     ("simulated_peak_gb", "true peak, simulated", series_style(0)),
 )  # fmt: skip
 
