@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -99,12 +100,17 @@ class Bench:
         digest = hashlib.sha256(strict_json(config.to_dict()).encode()).hexdigest()[:8]
         return replace(config, out=str(self.runs / f"{method}-{digest}"))
 
-    def run(self, configs: Mapping[str, TrainConfig]) -> dict[str, Path]:
-        """Train all that are not trained yet, one after the other; label -> run directory."""
+    def run(
+        self, configs: Mapping[str, TrainConfig], environment: Mapping[str, str] | None = None
+    ) -> dict[str, Path]:
+        """Train all that are not trained yet, one after the other; label -> run directory.
+
+        `environment` is added to that of their processes.
+        """
         for label, config in configs.items():
             if not (Path(config.out) / "report.json").exists():
                 print(f"{datetime.now(UTC):%H:%M:%S} {label}: {config.out}", flush=True)
-                _train(config, alone=not self.quick)
+                _train(config, environment or {}, alone=not self.quick)
         return {label: Path(config.out) for label, config in configs.items()}
 
     def write(self, ax: Any, result: Mapping[str, Any]) -> None:
@@ -123,7 +129,7 @@ class Bench:
         (self.figures / f"{self.name}.json").write_text(text, encoding="utf-8")
 
 
-def _train(config: TrainConfig, *, alone: bool) -> None:
+def _train(config: TrainConfig, environment: Mapping[str, str], *, alone: bool) -> None:
     """Train, in a process of its own if `alone`; go on where an earlier one was stopped."""
     resume = (Path(config.out) / "config.json").exists()
     if not alone:
@@ -134,7 +140,8 @@ def _train(config: TrainConfig, *, alone: bool) -> None:
         "train(TrainConfig.from_dict(json.loads(sys.argv[1])), resume=sys.argv[2] == 'True')"
     )
     settings = json.dumps(config.to_dict())
-    done = subprocess.run([sys.executable, "-c", code, settings, str(resume)], check=False)
+    command = [sys.executable, "-c", code, settings, str(resume)]
+    done = subprocess.run(command, env={**os.environ, **environment}, check=False)
     if done.returncode:
         sys.exit(f"the run in {config.out} ended with code {done.returncode}")
 

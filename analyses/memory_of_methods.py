@@ -1,46 +1,76 @@
 """Does the planner tell what a run takes? Simulated peak beside the measured one, seven methods.
 
 OwLore's Tables 2 and 3 and Figure 3 compare methods by memory. Here each trains SmolLM2-135M for a
-few steps in a process of its own; its plan was made without it. `python -m
-analyses.memory_of_methods [--quick]`
+few steps in a process of its own; its plan was made without it. What libraries bring into memory
+with the first steps is taken from a run of a tiny model. `python -m analyses.memory_of_methods
+[--quick]`
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from analyses.bench import Bench, open_bench
-from layerstats import plots, runs
+from layerstats import demo_data, plots, runs
 from layerstats.train import METHODS, TrainConfig
 from layerstats.train.memory import plan_memory
+
+#: glibc keeps what is freed in small pieces, unless told to give it back.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def main(argv: Sequence[str] = ()) -> None:
     """Train each method for a few steps, plan each, draw and write both."""
     bench, _ = open_bench("memory_of_methods", argv)
     configs = {method: _config(bench, method) for method in METHODS}
-    found = bench.run(configs)
-    table: dict[str, dict[str, Any]] = {}
-    for method, config in configs.items():
-        plan = plan_memory(config.model, method=method, layers=None, **_settings(config))
-        steps = runs.of_kind(runs.read_log(found[method]), "step")
-        measured = max(one["memory"]["peak"] - one["memory"]["base"] for one in steps)
-        table[method] = {
-            "simulated_peak_bytes": plan.peak_bytes,
-            "simulated_phase": plan.peak_phase,
-            "simulated_parts_bytes": dict(plan.parts_at_peak_bytes),
-            "measured_peak_bytes": measured,
-            "measured_over_simulated": measured / plan.peak_bytes,
-            "process_peak_bytes": max(one["memory"]["peak"] for one in steps),
-        }
-        print(f"{method:12} {plan.peak_bytes / 1e9:6.3f} GB planned {measured / 1e9:6.3f} measured")
-    ax = plots.plot("memory", {method: runs.read_log(path) for method, path in found.items()})
-    bench.write(ax, {"methods": table, "measured": "resident memory over what is not the model"})
+    tiny = demo_data.random_checkpoint(bench.runs / "tiny-model")
+    configs["libraries"] = _config(replace(bench, model=tiny), "full", seq_len=32)
+    found = bench.run(configs, GIVE_BACK)
+    rows = {label: _row(config, found[label]) for label, config in configs.items()}
+    small = rows.pop("libraries")
+    libraries = small["measured_peak_bytes"] - small["simulated_peak_bytes"]
+    for method, row in rows.items():
+        row["measured_without_libraries_bytes"] = row["measured_peak_bytes"] - libraries
+        row["relative_difference"] = (
+            row["measured_without_libraries_bytes"] / row["simulated_peak_bytes"] - 1
+        )
+        planned, measured, left = (
+            row[f"{name}_bytes"] / 1e9
+            for name in ("simulated_peak", "measured_peak", "measured_without_libraries")
+        )
+        print(
+            f"{method:12} planned {planned:.3f} measured {measured:.3f}, {left:.3f} of it the run"
+        )
+    ax = plots.plot("memory", {m: runs.read_log(found[m]) for m in METHODS})
+    bench.write(
+        ax,
+        {
+            "methods": rows,
+            "libraries_bytes": libraries,
+            "measured": "the process's largest resident memory, less what it held beside the "
+            "weights before the first step",
+        },
+    )
 
 
-def _config(bench: Bench, method: str) -> TrainConfig:
+def _row(config: TrainConfig, run: Path) -> dict[str, Any]:
+    """Return plan and measurement of one run."""
+    plan = plan_memory(config.model, method=config.method, **_settings(config))
+    memory = [one["memory"] for one in runs.of_kind(runs.read_log(run), "step")]
+    return {
+        "simulated_peak_bytes": plan.peak_bytes,
+        "simulated_phase": plan.peak_phase,
+        "simulated_parts_bytes": dict(plan.parts_at_peak_bytes),
+        "measured_peak_bytes": max(one["peak"] - one["base"] for one in memory),
+        "process_peak_bytes": max(one["peak"] for one in memory),
+    }
+
+
+def _config(bench: Bench, method: str, **more: Any) -> TrainConfig:
     low_rank = METHODS[method].how == "galore"
     sampled = METHODS[method].who == "layers"
     return bench.config(
@@ -50,6 +80,7 @@ def _config(bench: Bench, method: str) -> TrainConfig:
         save_every=None,
         **({"rank": 8 if bench.quick else 64} if low_rank else {}),
         **({"interval_steps": 2} if sampled else {}),
+        **more,
     )
 
 
