@@ -45,7 +45,8 @@ def main(argv: Sequence[str] = ()) -> None:
         print(
             f"{method:12} planned {planned:.3f} measured {measured:.3f}, {left:.3f} of it the run"
         )
-    ax = plots.plot("memory", {m: runs.read_log(found[m]) for m in METHODS})
+    measured = {label: row["measured_without_libraries_bytes"] for label, row in rows.items()}
+    ax = plots.memory_plan(rows, measured=measured)
     bench.write(
         ax,
         {
@@ -64,7 +65,8 @@ def _row(config: TrainConfig, run: Path) -> dict[str, Any]:
     return {
         "simulated_peak_bytes": plan.peak_bytes,
         "simulated_phase": plan.peak_phase,
-        "simulated_parts_bytes": dict(plan.parts_at_peak_bytes),
+        "parts_at_peak_bytes": dict(plan.parts_at_peak_bytes),
+        "sum_of_parts_bytes": plan.sum_of_parts_bytes,
         "measured_peak_bytes": max(one["peak"] - one["base"] for one in memory),
         "process_peak_bytes": max(one["peak"] for one in memory),
     }

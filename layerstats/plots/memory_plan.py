@@ -24,6 +24,7 @@ _PARTS = ("weights", "gradients", "optimizer", "activations")
 def memory_plan(
     plans: Mapping[str, Mapping[str, Any]],
     *,
+    measured: Mapping[str, float] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
     **bar: Any,
@@ -35,6 +36,8 @@ def memory_plan(
     plans : mapping of str to mapping
         Label -> what `MemoryPlan.to_dict` gives; used are `parts_at_peak_bytes` and
         `sum_of_parts_bytes`, in bytes.
+    measured : mapping of str to float, optional
+        Label -> what a run has really taken, in bytes; drawn as circles.
     title : str, optional
     ax : Axes, optional
         Axes to draw into; without it a new figure is made.
@@ -75,6 +78,10 @@ def memory_plan(
     mark: dict[str, Any] = {"linestyle": "none", "marker": "|", "color": INK}
     mark |= {"markersize": 12, "markeredgewidth": 1.8}
     ax.plot(sums / size, places, gid="sum of parts", **mark)
+    ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6.5}
+    ring |= {"markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1.4}
+    if measured is not None:
+        ax.plot([measured[label] / size for label in plans], places, gid="measured", **ring)
     ax.set_yticks(places, ["\n".join(textwrap.wrap(label, 30)) for label in plans])
     ax.tick_params(axis="y", labelsize=TEXT_SIZE)
     ax.set_ylim(len(plans) - 0.5, -0.5)
@@ -84,5 +91,7 @@ def memory_plan(
     ax.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     handles = [*ax.get_legend_handles_labels()[0]]
     handles.append(Line2D([], [], label="sum of the parts' own peaks", **mark))
+    if measured is not None:
+        handles.append(Line2D([], [], label="measured in a run", **ring))
     outside_legend(ax, handles=handles)
     return ax

@@ -456,3 +456,22 @@ def test_mistakes_are_one_line(
     assert command(["plot", *arguments, "--out", "a.png"]) == code
     assert says in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_plans_beside_what_was_measured() -> None:
+    """A bar's length is the peak; the marks stand where sums and measurements do."""
+    parts = {"weights": 4e9, "gradients": 1e9, "optimizer": 2e9, "activations": 3e9}
+    small = {name: size / 2 for name, size in parts.items()}
+    plans = {
+        "lisa": {"parts_at_peak_bytes": parts, "sum_of_parts_bytes": 11e9},
+        "lora": {"parts_at_peak_bytes": small, "sum_of_parts_bytes": 6e9},
+    }
+    ax = plots.memory_plan(plans, measured={"lisa": 10.5e9, "lora": 5.1e9})
+    ends = [patch.get_x() + patch.get_width() for patch in ax.patches]
+    assert max(ends[::2]) == pytest.approx(10.0)
+    assert max(ends[1::2]) == pytest.approx(5.0)
+    marks = {line.get_gid(): list(line.get_xdata()) for line in ax.lines}
+    assert marks == {"sum of parts": [11.0, 6.0], "measured": [10.5, 5.1]}
+    assert "simulated" in ax.get_xlabel()
+    with pytest.raises(UsageError, match="at least one plan"):
+        plots.memory_plan({})
