@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.clock import Row
 
-STEPS, INTERVAL, ACTIVE, RANK = 16, 4, 2, 64
+STEPS, INTERVAL, ACTIVE, RANK = 9, 3, 2, 64
 SEQ_LEN, BATCH, SEED = 128, 2, 0
 METHODS = ("full", "lisa", "owlore")
 

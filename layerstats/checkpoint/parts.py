@@ -87,9 +87,16 @@ def find_parts(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
         frozenset(
             matrix.name
             for matrix in layout.matrices
-            if matrix.layer is not None and matrix.kind in ("attn", "mlp")
+            if matrix.layer is not None
+            and matrix.kind in ("attn", "mlp")
+            and not _is_router(matrix.module)
         ),
     )
+
+
+def _is_router(module: str) -> bool:
+    """Tell a map that chooses experts (gate, shared_expert_gate, router) from their weights."""
+    return "router" in module or module.rpartition(".")[2].endswith("gate")
 
 
 def _places(main: list[Blocks]) -> dict[str, int]:

@@ -73,7 +73,18 @@ def bands_of(lines: Iterable[Sequence[float]], singles: Iterable[float]) -> list
         return [Band(min(everything), max(everything), True)]
     for value in far:
         main = _take(main, value)
-    return sorted(main)
+    return _joined(sorted(main))
+
+
+def _joined(bands: Sequence[Band]) -> list[Band]:
+    """Return `bands`, lowest first, those that overlap as one: a value may have joined two."""
+    joined: list[Band] = []
+    for band in bands:
+        if joined and band.lo <= joined[-1].hi:
+            last = joined.pop()
+            band = Band(last.lo, max(last.hi, band.hi), last.main or band.main)
+        joined.append(band)
+    return joined
 
 
 def _take(bands: list[Band], value: float) -> list[Band]:

@@ -78,7 +78,7 @@ def reset_correction(step: int, beta1: float) -> float:
     Examples
     --------
     >>> [round(reset_correction(t, 0.9), 3) for t in (1, 2, 3, 100)]
-    [0.229, 0.324, 0.395, 1.0]
+    [0.229, 0.324, 0.396, 1.0]
     """
     power: float = beta1**step
     return math.sqrt((1.0 - power) / (1.0 + power))

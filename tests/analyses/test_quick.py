@@ -69,7 +69,7 @@ def test_the_quick_run_writes_both_files(
     few = ["--seeds", "1"] if re.search(r"\bseeds=\d", source) else []
     folders = ["--runs", str(runs), "--figures", str(tmp_path)]
     importlib.import_module(f"analyses.{name}").main(["--quick", *folders, *few])
-    assert check(name, tmp_path)["command"].endswith("--quick")
+    assert "--quick" in check(name, tmp_path)["command"]
 
 
 @pytest.mark.parametrize(

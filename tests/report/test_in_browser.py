@@ -54,7 +54,7 @@ class Opener:
         self.contexts.append(context)
         context.set_offline(True)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(180_000)
         page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         page.on("request", lambda request: self._asked(request.url, f"file://{file}"))
