@@ -7,7 +7,6 @@ Loading models is in model.py, the step itself in step.py.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +23,6 @@ from layerstats.train.galore import GaLoreAdamW
 from layerstats.train.learning_rate import activation_factor
 
 __all__ = ["Trainee", "count_layers", "make_trainee"]
-
-_LOG = logging.getLogger(__name__)
 
 _RANK = 128
 _UPDATE_INTERVAL = 200
@@ -82,10 +79,12 @@ class Trainee:
         """Set each group's learning rate for a step and return the one outside the blocks."""
         config = self.config
         beta1 = config.betas[0] if config.correct_lr_after_reset else None
+        # Since when a layer trains takes draws to find out: only for those who ask.
+        follows = config.activation_warmup_steps > 0 or beta1 is not None
         for group in self.optimizer.param_groups:
             layer = group["layer"]
             group["lr"] = config.lr * factor
-            if self.schedule is not None and layer is not None:
+            if follows and self.schedule is not None and layer is not None:
                 group["lr"] *= activation_factor(
                     step - self._active_since(layer, step),
                     warmup=config.activation_warmup_steps,
