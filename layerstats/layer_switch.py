@@ -7,7 +7,7 @@ it. It knows torch parameters and `optimizer.state`, no model class and no train
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +190,33 @@ class LayerSwitch:
     def has_constant_part(self) -> bool:
         """Whether something trains even if no layer does."""
         return any(member.always for member in self._members)
+
+    def check_never_empty(
+        self, layers_of: Callable[[int], Sequence[int]], intervals: Iterable[int]
+    ) -> None:
+        """Refuse a plan with an interval in which nothing would train (bernoulli can draw that).
+
+        Parameters
+        ----------
+        layers_of
+            Interval -> the layers that train in it, as `Schedule.active_layers`.
+        intervals
+            Those that the run has.
+
+        Raises
+        ------
+        UsageError
+            An interval has no layer, and nothing is always active.
+        """
+        if self.has_constant_part:
+            return
+        for interval in intervals:
+            if not layers_of(interval):
+                msg = (
+                    f"interval {interval} of the schedule trains no layer and nothing is always "
+                    "active; use systematic sampling, or keep 'norm' always active"
+                )
+                raise UsageError(msg)
 
     @property
     def trainable(self) -> int:

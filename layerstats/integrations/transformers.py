@@ -141,7 +141,9 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         self._model = model
         self.history = {}
         self._begin(args, state, [[named[name] for name in names] for names in parts.layers])
-        self._check_never_empty(state.global_step, state.max_steps)
+        first = self.schedule.interval_of(state.global_step)
+        intervals = range(first, -(-state.max_steps // self.schedule.interval_steps))
+        self._switch.check_never_empty(self._layers, intervals)
         self._warn(args, state)
         self._warn_about_outside(named, parts)
         try:
@@ -217,20 +219,6 @@ class LayerScheduleCallback(TrainerCallback):  # type: ignore[misc]
         if last.get("layerstats/interval") != interval or last[ACTIVE_LAYERS] != list(layers):
             entry = {"layerstats/interval": interval, ACTIVE_LAYERS: list(layers)}
             state.log_history.append({**entry, "epoch": state.epoch, "step": state.global_step})
-
-    def _check_never_empty(self, first: int, last: int) -> None:
-        """Refuse a plan that draws no layer at all (bernoulli can) where nothing else trains."""
-        if self._switch is None or self._switch.has_constant_part:
-            return
-        for interval in range(
-            self.schedule.interval_of(first), -(-last // self.schedule.interval_steps)
-        ):
-            if not self._layers(interval):
-                msg = (
-                    f"interval {interval} of the schedule trains no layer and nothing is always "
-                    "active; use systematic sampling, or keep 'norm' always active"
-                )
-                raise UsageError(msg)
 
     def _warn(self, args: Any, state: Any) -> None:
         """Say in the log what this callback cannot do, and that a resumed run changes its plan."""

@@ -7,6 +7,7 @@ it, with the same bytes for the same picture: no dates, no random ids.
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from layerstats.errors import MissingError, UsageError
+from layerstats.stats import replace_file
 
 __all__ = ["DPI", "new_axes", "new_figure", "save"]
 
@@ -76,7 +78,7 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     UsageError
-        If the suffix is none of .png, .svg, .pdf, or `path` is a directory.
+        If the suffix is none of .png, .svg, .pdf, `path` is a directory or cannot be written.
     MissingError
         If the target's directory does not exist.
 
@@ -103,11 +105,8 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> Path:
     if whole is None:
         msg = f"cannot write {str(target)!r}: the Axes belong to no figure any more"
         raise UsageError(msg)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with matplotlib.rc_context(_SETTINGS):
-            whole.savefig(beside, format=kind, dpi=DPI, metadata=_METADATA[kind])
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    drawn = BytesIO()
+    with matplotlib.rc_context(_SETTINGS):
+        whole.savefig(drawn, format=kind, dpi=DPI, metadata=_METADATA[kind])
+    replace_file(target, drawn.getvalue())
     return target

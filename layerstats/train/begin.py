@@ -84,7 +84,9 @@ def begin(config: TrainConfig, *, resume: bool) -> Start:
         load_questions(Path(config.exact_match), config.exact_match_limit)
     trainee = make_trainee(model, config, _schedule(config, run, count_layers(model)))
     steps = _number_of_steps(config, data)
-    _check_never_empty(trainee, steps)
+    if trainee.schedule is not None and trainee.switch is not None:
+        intervals = range(-(-steps // trainee.schedule.interval_steps))
+        trainee.switch.check_never_empty(trainee.schedule.active_layers, intervals)
     if run is None:
         run = RunDirectory.create(config.out, config.to_dict())
         if trainee.schedule is not None:
@@ -133,20 +135,6 @@ def _number_of_steps(config: TrainConfig, data: TrainingData) -> int:
     assert config.epochs is not None
     per_epoch = data.steps_per_epoch(config.batch_size, config.accumulation)
     return max(1, math.ceil(config.epochs * per_epoch))
-
-
-def _check_never_empty(trainee: Trainee, steps: int) -> None:
-    """Refuse a plan that draws no layer at all (bernoulli can) where nothing else trains."""
-    schedule, switch = trainee.schedule, trainee.switch
-    if schedule is None or switch is None or switch.has_constant_part:
-        return
-    for interval in range(-(-steps // schedule.interval_steps)):
-        if not schedule.active_layers(interval):
-            msg = (
-                f"interval {interval} of the schedule trains no layer and nothing is always "
-                "active; use systematic sampling, or keep 'norm' always active"
-            )
-            raise UsageError(msg)
 
 
 def fingerprint(data: TrainingData) -> dict[str, int]:

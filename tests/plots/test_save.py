@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from layerstats import plots
 from layerstats.errors import MissingError, UsageError
@@ -60,12 +60,11 @@ def test_a_failed_write_keeps_the_old_file(
     file = tmp_path / "lod.png"
     file.write_bytes(b"old")
 
-    def half(_: Figure, path: Path, **options: Any) -> None:
-        path.write_bytes(b"half")
+    def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UsageError, match=r"lod\.png: cannot be written \(No space left"):
         plots.save(plots.lod(stats()), file)
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
