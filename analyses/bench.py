@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,10 @@ from layerstats.stats import strict_json
 from layerstats.train import TrainConfig, train
 
 FIGURES = Path(__file__).parents[1] / "figures"
+#: Word problems of the test set to report on, and as many others to choose learning rates by.
 HELD_OUT = 32
+#: LOD's thresholds.
+M = (3, 5, 7, 10, 13)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Bench:
     model: Path
     data: Path
     held_out: Path
+    tuning: Path
     text: Path
     runs: Path
     figures: Path
@@ -49,13 +54,14 @@ class Bench:
 
     @property
     def stats(self) -> Path:
-        """Statistics of the model with LOD, measured once."""
-        directory = self.runs / "stats"
+        """Statistics of the model with LOD for several M, measured once."""
+        directory = self.runs / "stats-lod"
         if not (directory / "layers.csv").exists():
             ls.measure(
                 self.model,
                 metrics=["frobenius_norm", "lod", "alpha_hill"],
                 tokens=self.text,
+                m=M,
                 out=directory,
                 samples=4 if self.quick else 16,
                 seq_len=64 if self.quick else 512,
@@ -86,8 +92,8 @@ class Bench:
         if method.startswith(("lisa", "owlore")):
             layerwise = {"expected_active": 2, "interval_steps": 2 if self.quick else 10}
         if method.startswith("owlore"):
-            layerwise["stats"] = str(self.stats)
-        size = {"seq_len": 32, "steps": 8} if self.quick else {"seq_len": 192, "steps": 200}
+            layerwise |= {"stats": str(self.stats), "metric": "lod_m7"}
+        size = {"seq_len": 32, "steps": 8} if self.quick else {"seq_len": 192, "steps": 120}
         defaults = {"batch_size": 1, "device": "cpu", "save_every": 40, **size, **layerwise}
         defaults["validation"] = str(self.held_out)
         config = TrainConfig(
@@ -101,16 +107,38 @@ class Bench:
         return replace(config, out=str(self.runs / f"{method}-{digest}"))
 
     def run(
-        self, configs: Mapping[str, TrainConfig], environment: Mapping[str, str] | None = None
+        self,
+        configs: Mapping[str, TrainConfig],
+        environment: Mapping[str, str] | None = None,
+        *,
+        alone: bool = False,
     ) -> dict[str, Path]:
-        """Train all that are not trained yet, one after the other; label -> run directory.
+        """Train all that are not trained yet; label -> run directory.
 
-        `environment` is added to that of their processes.
+        As many at a time as there are cores, with one thread each: that is faster than one with
+        all threads, and gives the same bits on any number of cores. `alone` is for what measures
+        the machine: one after the other, with all threads. `environment` is added to that of
+        their processes.
         """
-        for label, config in configs.items():
-            if not (Path(config.out) / "report.json").exists():
-                print(f"{datetime.now(UTC):%H:%M:%S} {label}: {config.out}", flush=True)
-                _train(config, environment or {}, alone=not self.quick)
+        left = {
+            config.out: config
+            for config in configs.values()
+            if not (Path(config.out) / "report.json").exists()
+        }
+        if self.quick:  # within the process, which has a test's time to keep to
+            for config in left.values():
+                train(config, resume=_begun(config))
+            return {label: Path(config.out) for label, config in configs.items()}
+        cores = 1 if alone else os.cpu_count() or 1
+        more = {**({"OMP_NUM_THREADS": "1"} if cores > 1 else {}), **(environment or {})}
+        with ThreadPoolExecutor(cores) as pool:
+            ends = [pool.submit(_train_alone, config, more) for config in left.values()]
+            try:
+                for end in ends:
+                    end.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         return {label: Path(config.out) for label, config in configs.items()}
 
     def write(self, ax: Any, result: Mapping[str, Any]) -> None:
@@ -129,21 +157,26 @@ class Bench:
         (self.figures / f"{self.name}.json").write_text(text, encoding="utf-8")
 
 
-def _train(config: TrainConfig, environment: Mapping[str, str], *, alone: bool) -> None:
-    """Train, in a process of its own if `alone`; go on where an earlier one was stopped."""
-    resume = (Path(config.out) / "config.json").exists()
-    if not alone:
-        train(config, resume=resume)
-        return
+def _begun(config: TrainConfig) -> bool:
+    return (Path(config.out) / "config.json").exists()
+
+
+def _train_alone(config: TrainConfig, environment: Mapping[str, str]) -> None:
+    """Train in a process of its own; go on where an earlier one was stopped."""
     code = (
         "import json, sys; from layerstats.train import TrainConfig, train; "
         "train(TrainConfig.from_dict(json.loads(sys.argv[1])), resume=sys.argv[2] == 'True')"
     )
     settings = json.dumps(config.to_dict())
-    command = [sys.executable, "-c", code, settings, str(resume)]
-    done = subprocess.run(command, env={**os.environ, **environment}, check=False)
+    command = [sys.executable, "-c", code, settings, str(_begun(config))]
+    print(f"{datetime.now(UTC):%H:%M:%S} {config.out} lr {config.lr:g}", flush=True)
+    said = Path(config.out).with_suffix(".txt")
+    with said.open("a", encoding="utf-8") as file:
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, check=False, stdout=file, stderr=file
+        )
     if done.returncode:
-        sys.exit(f"the run in {config.out} ended with code {done.returncode}")
+        sys.exit(f"the run in {config.out} ended with code {done.returncode}; {said} says why")
 
 
 def open_bench(
@@ -168,22 +201,34 @@ def open_bench(
         model = demo_data.random_checkpoint(runs / "model")
         data = _sums(runs / "train.jsonl", range(60))
         held_out = _sums(runs / "held-out.jsonl", range(60, 80))
+        tuning = _sums(runs / "tuning.jsonl", range(80, 100))
     else:
         runs = kept
         runs.mkdir(parents=True, exist_ok=True)
         model = Path("none") if needs == "nothing" else demo_data.demo_checkpoint()
-        data, held_out = Path("none"), runs / "held-out.jsonl"
+        data, held_out, tuning = Path("none"), runs / "held-out.jsonl", runs / "tuning.jsonl"
     if needs == "training" and not options.quick:
         problems = demo_data.word_problems()
         data = problems.train
         lines = problems.test.read_text(encoding="utf-8").splitlines(keepends=True)
         held_out.write_text("".join(lines[:HELD_OUT]), encoding="utf-8")
+        tuning.write_text("".join(lines[HELD_OUT : 2 * HELD_OUT]), encoding="utf-8")
     command = f"python -m analyses.{name}" + (" --quick" if options.quick else "")
     for option, default in more.items():
         given = getattr(options, option)
         command += f" --{option} {given}" if given != default else ""
     bench = Bench(
-        name, options.quick, model, data, held_out, text, runs, options.figures, began, command
+        name=name,
+        quick=options.quick,
+        model=model,
+        data=data,
+        held_out=held_out,
+        tuning=tuning,
+        text=text,
+        runs=runs,
+        figures=options.figures,
+        began=began,
+        command=command,
     )
     return bench, options
 

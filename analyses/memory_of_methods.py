@@ -29,7 +29,7 @@ def main(argv: Sequence[str] = ()) -> None:
     configs = {method: _config(bench, method) for method in METHODS}
     tiny = demo_data.random_checkpoint(bench.runs / "tiny-model")
     configs["libraries"] = _config(replace(bench, model=tiny), "full", seq_len=32)
-    found = bench.run(configs, GIVE_BACK)
+    found = bench.run(configs, GIVE_BACK, alone=True)
     rows = {label: _row(config, found[label]) for label, config in configs.items()}
     small = rows.pop("libraries")
     libraries = small["measured_peak_bytes"] - small["simulated_peak_bytes"]
