@@ -64,7 +64,7 @@ def begin(config: TrainConfig, *, resume: bool) -> Start:
     Raises
     ------
     UsageError, MissingError, CheckpointError
-        Something does not fit or is not there.
+        Something does not fit or is not there, or another process trains in `config.out`.
     """
     device = _device(config)
     run = RunDirectory.open(config.out) if resume else None
@@ -89,11 +89,17 @@ def begin(config: TrainConfig, *, resume: bool) -> Start:
         trainee.switch.check_never_empty(trainee.schedule.active_layers, intervals)
     if run is None:
         run = RunDirectory.create(config.out, config.to_dict())
+        run.hold()
         if trainee.schedule is not None:
             trainee.schedule.save(run.schedule_file)
         return Start(run, trainee, tokenizer, data, held_out, steps, device)
-    done, seconds = _resume(run, trainee, data, steps)
-    run.adopt(config.to_dict())
+    run.hold()
+    try:
+        done, seconds = _resume(run, trainee, data, steps)
+        run.adopt(config.to_dict())
+    except BaseException:
+        run.release()
+        raise
     return Start(run, trainee, tokenizer, data, held_out, steps, device, done, seconds)
 
 

@@ -80,9 +80,12 @@ def train(
     layerstats.errors.MissingError: no/such: no config.json here; training takes ...
     """
     start = begin(config, resume=resume)
-    loop = _Loop(config, start)
-    loop.go(progress or (lambda phase, done, total: None))
-    return finish(config, start.run, start.trainee, start.tokenizer, seconds=loop.seconds)
+    try:
+        loop = _Loop(config, start)
+        loop.go(progress or (lambda phase, done, total: None))
+        return finish(config, start.run, start.trainee, start.tokenizer, seconds=loop.seconds)
+    finally:
+        start.run.release()
 
 
 class _Loop:

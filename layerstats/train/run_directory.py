@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,9 @@ from layerstats.checkpoint.writer import PARTIAL_SUFFIX
 from layerstats.errors import UsageError
 from layerstats.stats import replace_file, strict_json
 from layerstats.train import snapshots
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +49,8 @@ _LENGTH = ("steps", "epochs")
 class RunDirectory:
     """The directory of one run: config.json, log.jsonl, checkpoints/, later model/ and report.json.
 
-    Nothing is held open between calls, so there is nothing to close, and a kill at any moment
-    leaves a log whose whole lines can be read and the checkpoints that were finished.
+    A kill at any moment leaves a log whose whole lines can be read and the checkpoints that were
+    finished. Nothing is held open but what `hold` takes.
 
     Attributes
     ----------
@@ -68,6 +73,7 @@ class RunDirectory:
         self.path = path
         self.config = dict(config)
         self._log_is_whole = False
+        self._held: weakref.finalize[Any, Any] | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunDirectory:
@@ -119,6 +125,39 @@ class RunDirectory:
             config.json is damaged or of another version.
         """
         return cls(Path(path), runs.read_config(path))
+
+    def hold(self) -> None:
+        """Keep other processes from training here, until `release` or the end of this process.
+
+        The lock is the operating system's, so a killed process leaves none behind. Windows and
+        some network file systems have no such lock; nothing is held there.
+
+        Raises
+        ------
+        UsageError
+            Another process holds it.
+        """
+        if sys.platform == "win32":
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        self._held = weakref.finalize(self, os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            msg = (
+                f"{self.path}: another process is training here; wait for its end or choose "
+                "another --out"
+            )
+            raise UsageError(msg) from error
+        except OSError:
+            self.release()
+
+    def release(self) -> None:
+        """Let others train here again; nothing happens where nothing is held."""
+        if self._held is not None:
+            self._held()
+            self._held = None
 
     @property
     def model_directory(self) -> Path:

@@ -21,6 +21,7 @@ from layerstats.errors import LayerstatsError, UsageError
 from layerstats.schedules import schedule as build
 from layerstats.train import METHODS, TrainConfig, train
 from layerstats.train import loop as loop_module
+from layerstats.train.run_directory import RunDirectory
 from tests.train.tiny import config, log, weights_of
 
 STEPS = 40
@@ -209,6 +210,25 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.name for one in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
     train(settings, resume=True)
     same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_is_under_way_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    settings = config(tmp_path, "lisa", steps=6, save_every=3)
+    with monkeypatch.context() as patch:
+        Trip(patch, 5, "backward")
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    under_way = RunDirectory.open(settings.out)
+    under_way.hold()
+    before = (under_way.path / "log.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="another process is training here"):
+        train(settings, resume=True)
+    assert (under_way.path / "log.jsonl").read_bytes() == before
+    under_way.release()
+    train(settings, resume=True)
 
 
 def test_a_longer_run_where_the_rate_does_not_depend_on_it(tmp_path: Path) -> None:

@@ -137,6 +137,23 @@ def test_may_change_names_settings_that_exist() -> None:
     assert set(MAY_CHANGE) <= set(config.TrainConfig.__dataclass_fields__)
 
 
+def test_two_processes_never_train_in_one_directory(run: RunDirectory) -> None:
+    pytest.importorskip("fcntl")
+    run.hold()
+    code = (
+        "import sys; from layerstats.train.run_directory import RunDirectory; "
+        "RunDirectory.open(sys.argv[1]).hold()"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    other = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process is training here; wait for its end" in other.stderr
+    run.release()
+    run.release()
+    assert subprocess.run(command, check=False).returncode == 0
+    run.hold()  # the other process is gone, and its hold with it
+    run.release()
+
+
 def test_a_longer_run_only_where_the_learning_rate_stays(tmp_path: Path) -> None:
     for schedule, warmup, allowed in [
         ("constant", 10, True),
