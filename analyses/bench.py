@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import layerstats as ls
-from layerstats import demo_data
+from layerstats import demo_data, runs
 from layerstats.numerics import esd
 from layerstats.stats import strict_json
 from layerstats.train import TrainConfig, train
@@ -118,7 +119,8 @@ class Bench:
         As many at a time as there are cores, with one thread each: that is faster than one with
         all threads, and gives the same bits on any number of cores. `alone` is for what measures
         the machine: one after the other, with all threads. `environment` is added to that of
-        their processes.
+        their processes. What stays of a finished run is its log, report and adapter, and the
+        weights of seed 0: all of it would be gigabytes a run.
         """
         left = {
             config.out: config
@@ -128,6 +130,7 @@ class Bench:
         if self.quick:  # within the process, which has a test's time to keep to
             for config in left.values():
                 train(config, resume=_begun(config))
+                _slim(config)
             return {label: Path(config.out) for label, config in configs.items()}
         cores = 1 if alone else os.cpu_count() or 1
         more = {**({"OMP_NUM_THREADS": "1"} if cores > 1 else {}), **(environment or {})}
@@ -177,6 +180,16 @@ def _train_alone(config: TrainConfig, environment: Mapping[str, str]) -> None:
         )
     if done.returncode:
         sys.exit(f"the run in {config.out} ended with code {done.returncode}; {said} says why")
+    _slim(config)
+
+
+def _slim(config: TrainConfig) -> None:
+    """Delete of a finished run what no analysis reads."""
+    # Runs without held-out data measure the machine; their weights are of no use.
+    has_weights = config.seed == 0 and config.validation is not None
+    for name in (runs.CHECKPOINTS, *(() if has_weights else (runs.MODEL,))):
+        if (Path(config.out) / name).exists():
+            shutil.rmtree(Path(config.out) / name)
 
 
 def open_bench(
