@@ -38,8 +38,19 @@ PLUGIN = "layerstats.integrations.axolotl.LayerstatsPlugin"
 def axolotl(request: ExportRequest) -> Export:
     """Write three pieces of YAML, each to be copied alone into axolotl's config."""
     schedule, path = request.schedule, layers_path(request)
-    notes = ["use one of the files: the three ways exclude each other"]
-    plugin = ["exact: probabilities, sampling law, seed and resuming are the schedule's"]
+    notes = [
+        "axolotl-plugin.yml is exactly this schedule: put its lines into your axolotl "
+        "configuration, install layerstats beside axolotl, keep the schedule file where axolotl "
+        "is started",
+        "the other files are for axolotl without layerstats; use one file, they exclude each other",
+    ]
+    plugin = [
+        "exact: probabilities, sampling law, seed and resuming are the schedule's",
+        "put these lines into your axolotl configuration; if it has plugins, add to its list",
+        "layerstats must be installed in axolotl's environment; the path is taken from the "
+        "directory that axolotl is started in",
+        "add layerstats_state: keep to keep the optimizer state of layers that stop (else dropped)",
+    ]
     files = [
         ExportedFile(
             "axolotl-plugin.yml",
