@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Bench:
     figures: Path
     began: float
     command: str
+    #: Run directory -> seconds that its steps took, also where it was found in the cache.
+    trained: dict[str, float] = field(default_factory=dict)
 
     @property
     def stats(self) -> Path:
@@ -131,7 +133,7 @@ class Bench:
             for config in left.values():
                 train(config, resume=_begun(config))
                 _slim(config)
-            return {label: Path(config.out) for label, config in configs.items()}
+            return self._found(configs)
         cores = 1 if alone else os.cpu_count() or 1
         more = {**({"OMP_NUM_THREADS": "1"} if cores > 1 else {}), **(environment or {})}
         with ThreadPoolExecutor(cores) as pool:
@@ -142,6 +144,13 @@ class Bench:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        return self._found(configs)
+
+    def _found(self, configs: Mapping[str, TrainConfig]) -> dict[str, Path]:
+        for config in configs.values():
+            steps = runs.of_kind(runs.read_log(config.out), "step")
+            seconds = sum(one["tokens"] / one["tokens_per_second"] for one in steps)
+            self.trained[config.out] = seconds
         return {label: Path(config.out) for label, config in configs.items()}
 
     def write(self, ax: Any, result: Mapping[str, Any]) -> None:
@@ -154,6 +163,8 @@ class Bench:
             "command": self.command,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "seconds": round(time.time() - self.began, 1),
+            "runs_read": len(self.trained),
+            "seconds_of_their_steps": round(sum(self.trained.values())),
             "model": self.model.name,
         }
         text = strict_json({**made, **result}, indent=2) + "\n"

@@ -105,7 +105,7 @@ def reading(result: Mapping[str, Any]) -> str:
         f"of {FAR:g} that the 95 % interval over seeds stays above. Before any step the adapter "
         f"of the embedding has norm {begin['embed']:.1f}, that of a block {begin['block']:.1f}, of "
         f"the head {begin['head']:.1f}: a ratio of {begin['embed'] / begin['block']:.1f} that is "
-        f"peft's initial draw and no training. Of the model, {UNTIED}; the update of its one "
+        f"peft's initial draw and no training. {UNTIED}; the update of its one "
         "tensor in full fine-tuning answers to both. If all numbers were of one size, the norm of "
         f"the table would be {result['root_of_sizes_table_over_block']:.2f} times a block's."
     )

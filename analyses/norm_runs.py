@@ -40,7 +40,7 @@ Runs = Mapping[str, Mapping[int, Path]]
 #: A norm is "far larger" than another from this factor on; the paper draws it and gives no number.
 FAR = 2.0
 UNTIED = (
-    "embedding and head are one tensor in this model: full fine-tuning keeps it one (its norm "
+    "Embedding and head are one tensor in this model: full fine-tuning keeps it one (its norm "
     "stands at both places), LoRA has an adapter on each and so makes two tensors of it"
 )
 _LAYER = re.compile(r"\.layers\.(\d+)\.")

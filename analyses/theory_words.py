@@ -35,7 +35,7 @@ def reading(result: Mapping[str, Any]) -> str:
         f"alike while less than {100 * ALIKE:.0f} % of the draws would go elsewhere (by LOD "
         f"{100 * result['lod_draws_elsewhere']:.0f} % would). Both hold for: {kept}. From adapter "
         f"and checkpoint by the rule lisa-theory p differs from the logs by {off:.2g} % at most. "
-        f"Of the model, {result['inputs']['tied']}."
+        f"{result['inputs']['tied']}."
     )
 
 
