@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from layerstats.errors import CheckpointError, MissingError, UsageError, choices
 
 __all__ = [
     "LAYER_COLUMNS",
+    "LOD_NAME",
     "MATRIX_COLUMNS",
     "WHOLE_COLUMNS",
     "LayerStats",
     "column_unit",
     "is_whole",
     "lod_column",
+    "missing_column",
     "replace_file",
     "strict_json",
     "whole_numbers",
@@ -93,6 +96,8 @@ WHOLE_COLUMNS = frozenset(
         "alpha_flag",
     )
 )
+#: The name of a column of LOD; the group is M.
+LOD_NAME = re.compile(r"lod_m(\d+(?:\.\d+)?)")
 _TEXT_COLUMNS = ("name", "module", "kind", "dtype", "status", "alpha_flag", "alpha_precision")
 
 
@@ -105,6 +110,37 @@ def lod_column(m: float) -> str:
     ('lod_m7', 'lod_m2.5')
     """
     return f"lod_m{m:g}"
+
+
+def missing_column(column: str, have: Sequence[str], known: Container[str] = ()) -> str:
+    """Return the one-line message for a column that is not there: what there is, what to measure.
+
+    Parameters
+    ----------
+    column
+        The name asked for.
+    have
+        The columns there are.
+    known
+        Names that can be measured, beside LOD and what comes with an adapter or a fit.
+
+    Examples
+    --------
+    >>> missing_column("lod_m3", ["alpha_hill"])[:69]
+    "no column 'lod_m3' in these statistics (they have alpha_hill); measure"
+    """
+    held = f"they have {', '.join(have)}" if have else "they have no metric"
+    if found := LOD_NAME.fullmatch(column):
+        how = f"measure it with --metrics lod --m {found[1]} --tokens TEXT"
+    elif column.startswith("lora_"):
+        how = "measure it with --adapter LORA_DIR"
+    elif column in ("heavy_tail", "ks_distance", "xmin", "tail_k"):
+        how = "measure it with --metrics alpha_hill"
+    elif column in known:
+        how = f"measure it with --metrics {column}"
+    else:
+        how = "choose one of these"
+    return f"no column {column!r} in these statistics ({held}); {how}"
 
 
 def column_unit(column: str) -> str:
@@ -183,6 +219,8 @@ class LayerStats:
             The column was not measured.
         """
         if name not in self.columns():
+            if LOD_NAME.fullmatch(name):
+                raise UsageError(missing_column(name, self.columns()))
             raise UsageError(choices("metric", name, self.columns()))
         source = "alpha_hill" if name == "heavy_tail" else name
         values = self.blocks[source].astype(float)

@@ -74,5 +74,5 @@ class RowFetch(TorchFunctionMode):
             )
         return UsageError(
             f"{name}: position {row} is asked for, but there are {table.shape[0]}; "
-            "pass a smaller seq_len"
+            "pass a smaller seq_len (--seq-len)"
         )

@@ -118,7 +118,7 @@ def _check_length(stack: Stack, seq_len: int) -> None:
     if isinstance(longest, int) and 0 < longest < seq_len:
         msg = (
             f"seq_len={seq_len} is more than the {longest} positions the model was made for; "
-            f"pass seq_len <= {longest}"
+            f"pass seq_len (--seq-len) <= {longest}"
         )
         raise UsageError(msg)
 

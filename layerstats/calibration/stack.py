@@ -192,7 +192,8 @@ class Stack:
         if isinstance(error, IndexError) or "out of bounds" in str(error):
             # RoBERTa starts to count its positions at 2, so that it has fewer than its config says.
             msg = (
-                f"seq_len={seq_len} asks for more positions than the model has ({error}); pass less"
+                f"seq_len={seq_len} asks for more positions than the model has ({error}); "
+                "pass a smaller seq_len (--seq-len)"
             )
             return UsageError(msg)
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -8,6 +8,7 @@ many drawn at random.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ TOKENIZER_FILES = (
 )
 
 
+#: Ends of names of files whose braces and keys are no text -> what prints the texts of one.
+_RECORDS = {
+    **dict.fromkeys(
+        (".jsonl", ".ndjson"), "import json, sys; [print(json.loads(x)['text']) for x in sys.stdin]"
+    ),
+    ".json": "import json, sys; [print(x['text']) for x in json.load(sys.stdin)]",
+}
+
+
 @dataclass(frozen=True)
 class Windows:
     """Token ids, shape (windows, seq_len) int64, and where they come from."""
@@ -72,7 +82,7 @@ def token_windows(
     MissingError
         No such file, or no tokenizer beside the weights.
     UsageError
-        The text is empty, is not UTF-8, or is shorter than one window.
+        The text is empty, is not UTF-8, is shorter than one window, or is JSON by its name.
     CheckpointError
         The tokenizer cannot be loaded.
     """
@@ -90,7 +100,7 @@ def token_windows(
     if count < seq_len:
         msg = (
             f"{text}: {count} tokens, less than one window of seq_len={seq_len}; "
-            f"give a longer text or seq_len <= {count}"
+            f"give a longer text, or seq_len (--seq-len) <= {count}"
         )
         raise UsageError(msg)
     windows = cut(ids, seq_len)
@@ -113,10 +123,26 @@ def token_windows(
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """Return the content of a UTF-8 file, byte for byte (line ends untouched), and its sha256."""
+    """Return the content of a UTF-8 file, byte for byte (line ends untouched), and its sha256.
+
+    Raises
+    ------
+    MissingError
+        No such file, or it cannot be read.
+    UsageError
+        The text is empty or not UTF-8, or the file is JSON by its name.
+    """
     if not path.is_file():
         msg = f"{path}: no such text file; give the path of a UTF-8 text to calibrate on"
         raise MissingError(msg)
+    if program := _RECORDS.get(path.suffix.lower()):
+        source, plain = (shlex.quote(str(file)) for file in (path, path.with_suffix(".txt")))
+        msg = (
+            f"{path}: {path.suffix} holds records, and calibration takes plain UTF-8 text; write "
+            f'their texts first, such as of the key text: python -c "{program}" '
+            f"< {source} > {plain}"
+        )
+        raise UsageError(msg)
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -39,9 +39,10 @@ def measure(
     ckpt: str = typer.Argument(
         ..., metavar="CKPT", help="Directory, .safetensors, .index.json or .gguf file."
     ),
-    metrics: str = typer.Option(
-        "frobenius_norm,mean_abs,stable_rank,alpha_hill",
-        help="Names with commas; `layerstats metrics` lists them.",
+    metrics: str | None = typer.Option(
+        None,
+        help="Names with commas, listed by `layerstats metrics`; by default frobenius_norm, "
+        "mean_abs, stable_rank, alpha_hill, and lod where --tokens or --activations is given.",
     ),
     tokens: Path | None = typer.Option(None, metavar="TEXT", help="Calibration text, for lod."),
     out: Path | None = typer.Option(
@@ -95,7 +96,7 @@ def measure(
     with progress_bar(off=quiet) as progress:
         stats = run(
             ckpt,
-            metrics=as_list(metrics),
+            metrics=None if metrics is None else as_list(metrics),
             tokens=tokens,
             activations=activations,
             save_activations=save_activations,

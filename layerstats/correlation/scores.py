@@ -47,15 +47,9 @@ def read_scores(path: str | os.PathLike[str]) -> tuple[str, FloatArray]:
     UsageError
         A CSV without the column.
     """
-    file, column = Path(path), None
-    if not file.is_file() and ":" in os.fspath(path):
-        name, _, column = os.fspath(path).rpartition(":")
-        file = Path(name)
+    file, column = locate(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        msg = f"{file}: no such file; give a text file of scores, or FILE.csv:COLUMN"
-        raise MissingError(msg) from None
     except (OSError, UnicodeDecodeError) as error:
         msg = (
             f"{file}: cannot be read as text ({error.__class__.__name__}); give a text or CSV file"
@@ -64,6 +58,27 @@ def read_scores(path: str | os.PathLike[str]) -> tuple[str, FloatArray]:
     if column is None and file.suffix.lower() not in (".csv", ".tsv"):
         return file.stem, _read_lines(file, text)
     return _read_column(file, text, column)
+
+
+def locate(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Return the file that a path of scores names, and the column if one is named.
+
+    Raises
+    ------
+    MissingError
+        Nothing is there.
+    """
+    file, column = Path(path), None
+    if not file.is_file() and ":" in os.fspath(path):
+        name, _, column = os.fspath(path).rpartition(":")
+        file = Path(name)
+    if not file.exists():
+        msg = (
+            f"{file}: no such file or directory; give a statistics directory, a text file of "
+            "scores, or FILE.csv:COLUMN"
+        )
+        raise MissingError(msg)
+    return file, column
 
 
 def _number(text: str, place: str) -> float:

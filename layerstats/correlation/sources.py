@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerstats.correlation.pairs import Correlation, correlate
-from layerstats.correlation.scores import read_scores
+from layerstats.correlation.scores import locate, read_scores
 from layerstats.errors import UsageError
 from layerstats.stats import LayerStats
 
@@ -55,6 +55,8 @@ def correlate_sources(
     """
     directories = [path for path in sources if Path(path).is_dir()]
     files = [path for path in sources if not Path(path).is_dir()]
+    for file in files:
+        locate(file)
     if metrics and not directories:
         msg = f"metrics are for statistics directories, but {files[0]} is a file; leave them out"
         raise UsageError(msg)

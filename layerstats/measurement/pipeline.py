@@ -37,11 +37,13 @@ from layerstats.measurement.doubts import (
 from layerstats.measurement.journal import Journal, open_journal
 from layerstats.measurement.redraws import LodRedraws
 from layerstats.measurement.request import (
+    DEFAULT_METRICS,
     check_adapter,
     check_checkpoint,
     check_device,
     check_needs,
     check_workers,
+    default_metrics,
     file_identity,
     metric_options,
     question,
@@ -59,9 +61,6 @@ from layerstats.metrics import (
 from layerstats.stats import LayerStats
 
 __all__ = ["DEFAULT_METRICS", "Progress", "measure"]
-
-#: What is measured when nobody says otherwise, on weights alone.
-DEFAULT_METRICS = ("frobenius_norm", "mean_abs", "stable_rank", "alpha_hill")
 
 #: Called with the name of the phase, work done and work in all (in arbitrary units).
 Progress = Callable[[str, float, float], None]
@@ -92,7 +91,7 @@ class _Plan:
 def measure(
     path: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
     tokens: str | os.PathLike[str] | None = None,
     activations: str | os.PathLike[str] | None = None,
     save_activations: str | os.PathLike[str] | None = None,
@@ -121,7 +120,8 @@ def measure(
         A checkpoint: directory, `.safetensors`, `*.index.json` or `.gguf` file.
     metrics
         Names from `layerstats.metrics.available()`. `lod` needs `tokens` or `activations`,
-        `lora_norm` an `adapter`.
+        `lora_norm` an `adapter`. By default `DEFAULT_METRICS`, and `lod` where there is input for
+        it; tokens or activations that no metric takes are refused.
     tokens
         Calibration text (a UTF-8 file), cut into windows of `seq_len` tokens, of which `samples`
         are used.
@@ -184,9 +184,12 @@ def measure(
     started = time.monotonic()
     checkpoint = open_checkpoint(path)
     check_checkpoint(checkpoint)
+    metrics = default_metrics(tokens, activations) if metrics is None else metrics
     chosen = tuple(resolve(with_rivals(metrics) if trust else metrics))
     options = metric_options(chosen, m, lower_bound, precision, trust=trust)
-    check_needs(chosen, tokens, activations, adapter)
+    check_needs(
+        chosen, adapter, tokens=tokens, activations=activations, save_activations=save_activations
+    )
     doubts = settings(bootstrap=bootstrap, seed=sample_seed) if trust else {}
     if trust:
         check_trust(chosen, samples, bootstrap, tokens)

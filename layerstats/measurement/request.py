@@ -13,18 +13,23 @@ import torch
 from layerstats.checkpoint.lora import Adapter
 from layerstats.checkpoint.reader import Checkpoint
 from layerstats.errors import CheckpointError, UsageError
-from layerstats.metrics import Metric, MetricOptions
+from layerstats.metrics import METRICS, Metric, MetricOptions
 
 __all__ = [
+    "DEFAULT_METRICS",
     "check_adapter",
     "check_checkpoint",
     "check_device",
     "check_needs",
     "check_workers",
+    "default_metrics",
     "file_identity",
     "metric_options",
     "question",
 ]
+
+#: What is measured of the weights when nobody says otherwise.
+DEFAULT_METRICS = ("frobenius_norm", "mean_abs", "stable_rank", "alpha_hill")
 
 #: Fits that the alpha metrics ask for, and metrics that look at the spectrum itself.
 _RULES = {"alpha_hill": "peak", "alpha_mid": "mid", "alpha_ks": "ks"}
@@ -44,8 +49,31 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         raise CheckpointError(msg)
 
 
-def check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapter: Any) -> None:
-    """Refuse metrics whose inputs were not given, and inputs that contradict each other."""
+def default_metrics(tokens: Any, activations: Any) -> tuple[str, ...]:
+    """Return what is measured when nobody says otherwise: LOD too where there is input for it.
+
+    Examples
+    --------
+    >>> default_metrics("text.txt", None)[-2:]
+    ('alpha_hill', 'lod')
+    """
+    without = tokens is None and activations is None
+    return DEFAULT_METRICS if without else (*DEFAULT_METRICS, *_of_activations())
+
+
+def _of_activations() -> list[str]:
+    return [name for name, found in METRICS.items() if found.needs == "activations"]
+
+
+def check_needs(
+    metrics: Sequence[Metric],
+    adapter: Any,
+    *,
+    tokens: Any,
+    activations: Any,
+    save_activations: Any = None,
+) -> None:
+    """Refuse metrics whose inputs were not given, and inputs that contradict each other or idle."""
     names = {need: found.name for found in metrics if (need := found.needs)}
     if "activations" in names and tokens is None and activations is None:
         msg = (
@@ -59,6 +87,15 @@ def check_needs(metrics: Sequence[Metric], tokens: Any, activations: Any, adapte
     if "adapter" in names and adapter is None:
         msg_0 = f"{names['adapter']} needs a LoRA adapter: add --adapter DIR"
         raise UsageError(msg_0)
+    texts = {"tokens": tokens, "activations": activations, "save-activations": save_activations}
+    idle = [f"--{name}" for name, value in texts.items() if value is not None]
+    if idle and "activations" not in names:
+        msg_1 = (
+            f"{' and '.join(idle)} given, but none of the metrics "
+            f"{', '.join(found.name for found in metrics)} takes a calibration: add "
+            f"{' or '.join(_of_activations())} to --metrics, or leave {' and '.join(idle)} out"
+        )
+        raise UsageError(msg_1)
 
 
 def check_workers(workers: int | None) -> int:

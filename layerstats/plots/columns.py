@@ -5,7 +5,6 @@ Only looks up and names; every number comes from the statistics as it is. No mat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from layerstats.errors import UsageError
-from layerstats.stats import LayerStats, column_unit, lod_column
+from layerstats.stats import LOD_NAME, LayerStats, column_unit, lod_column, missing_column
 
 __all__ = [
     "Statistics",
@@ -50,7 +49,6 @@ _TEXTS = {
     "lora_updated_norm": "Weights with LoRA update",
     "lora_relative_norm": "LoRA update to weights",
 }
-_LOD = re.compile(r"lod_m(\d+(?:\.\d+)?)")
 
 
 def text_of(column: str) -> str:
@@ -61,7 +59,7 @@ def text_of(column: str) -> str:
     >>> text_of("lod_m7"), text_of("lora_norm"), text_of("my_score")
     ('LOD, M = 7', 'LoRA update', 'my_score')
     """
-    if found := _LOD.fullmatch(column):
+    if found := LOD_NAME.fullmatch(column):
         return f"LOD, M = {found[1]}"
     return _TEXTS.get(column, column)
 
@@ -76,7 +74,7 @@ def label_of(column: str) -> str:
     >>> label_of("my_score")
     'my_score'
     """
-    unit = "% of weights" if _LOD.fullmatch(column) else column_unit(column)
+    unit = "% of weights" if LOD_NAME.fullmatch(column) else column_unit(column)
     return f"{text_of(column)} ({unit})" if unit else text_of(column)
 
 
@@ -183,7 +181,7 @@ def lod_columns(data: Statistics, m: Iterable[float] | None = None) -> dict[str,
     {'lod_m7': '7', 'lod_m13': '13'}
     """
     stats = as_stats(data)
-    hits = [hit for name in stats.columns() if (hit := _LOD.fullmatch(name))]
+    hits = [hit for name in stats.columns() if (hit := LOD_NAME.fullmatch(name))]
     found = {hit[0]: hit[1] for hit in sorted(hits, key=lambda hit: float(hit[1]))}
     if m is None and not found:
         raise UsageError(_missing(lod_column(7), stats))
@@ -248,17 +246,4 @@ def spans_by_series(missing: Mapping[str, list[int]]) -> str:
 
 
 def _missing(column: str, stats: LayerStats) -> str:
-    """Return the one-line message for a missing column: what there is, what to measure."""
-    have = stats.columns()
-    held = f"they have {', '.join(have)}" if have else "they have no metric"
-    if found := _LOD.fullmatch(column):
-        how = f"measure it with --metrics lod --m {found[1]} --tokens TEXT"
-    elif column.startswith("lora_"):
-        how = "measure it with --adapter LORA_DIR"
-    elif column in ("heavy_tail", "ks_distance", "xmin", "tail_k"):
-        how = "measure it with --metrics alpha_hill"
-    elif column in _TEXTS:
-        how = f"measure it with --metrics {column}"
-    else:
-        how = "choose one of these"
-    return f"no column {column!r} in these statistics ({held}); {how}"
+    return missing_column(column, stats.columns(), _TEXTS)

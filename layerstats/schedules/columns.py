@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from layerstats.errors import UsageError, choices
 from layerstats.schedules.rules import DIRECTIONS, RULES, Rule, RuleInput
 from layerstats.schedules.scores import FloatArray, check_scores, map_scores
-from layerstats.stats import LayerStats
+from layerstats.stats import LOD_NAME, LayerStats
 
 __all__ = ["Gathered", "gather", "parse_blend"]
 
@@ -70,7 +70,7 @@ def gather(
         )
         raise UsageError(msg)
     if isinstance(stats, LayerStats):
-        metric = metric or _default_metric(stats)
+        metric = metric or _default_metric(stats, rule)
     what = "scores" if metric is None else f"metric {metric!r}"
     values, parameters = map_scores(_column(stats, metric, what), metric)
     if rule.directed:
@@ -137,11 +137,27 @@ def _count(stats: LayerStats | ArrayLike | None, num_layers: int | None, rule: R
     return num_layers
 
 
-def _default_metric(stats: LayerStats) -> str:
-    lods = [name for name in stats.columns() if name.startswith("lod_m")]
-    if DEFAULT_METRIC in lods or len(lods) != 1:
+def _default_metric(stats: LayerStats, rule: Rule) -> str:
+    """Return the column of LOD with M = 7, or the only one there is."""
+    have = stats.columns()
+    lods = [name for name in have if LOD_NAME.fullmatch(name)]
+    if DEFAULT_METRIC in lods:
         return DEFAULT_METRIC
-    return lods[0]
+    if len(lods) == 1:
+        return lods[0]
+    by_default = f"which rule {rule.name!r} takes by default"
+    if lods:
+        msg = (
+            f"the statistics hold {', '.join(lods)} and not {DEFAULT_METRIC}, {by_default}; name "
+            f"one of them with --metric, such as {lods[0]}"
+        )
+        raise UsageError(msg)
+    other = "heavy_tail" if "heavy_tail" in have else next(iter(have), "frobenius_norm")
+    msg = (
+        f"the statistics hold no LOD, {by_default}; measure it with --metrics lod --m 7 --tokens "
+        f"TEXT, or name another column with --metric (for instance {other})"
+    )
+    raise UsageError(msg)
 
 
 def _column(stats: LayerStats | ArrayLike, name: str | None, what: str) -> FloatArray:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layerstats.errors import CheckpointError, MissingError, choices
+from layerstats.errors import CheckpointError, MissingError, UsageError, choices
 
 __all__ = ["FORMAT", "VERSION", "check_form", "json_schema", "read_source"]
 
@@ -85,11 +86,27 @@ def read_source(source: str | os.PathLike[str]) -> tuple[object, str]:
     except FileNotFoundError:
         msg = f"{file}: no such file; make one with `layerstats schedule --out`"
         raise MissingError(msg) from None
+    except IsADirectoryError:
+        raise UsageError(_directory(file)) from None
     except UnicodeDecodeError:
         _bad(str(file), "is not UTF-8 text; give a schedule's JSON file")
     except (OSError, ValueError) as error:
         _bad(str(file), f"cannot be read ({getattr(error, 'strerror', None) or error})")
     return _parse(text, str(file)), str(file)
+
+
+def _directory(folder: Path) -> str:
+    """Return the message for a directory in the place of a schedule's file."""
+    inside = folder / "schedule.json"
+    if inside.is_file():
+        return f"{folder}: a directory, not a schedule; give {inside}"
+    statistics = (folder / "meta.json").is_file()
+    what = "a directory of statistics" if statistics else "a directory"
+    source = shlex.quote(str(folder)) if statistics else "STATS"
+    return (
+        f"{folder}: {what}, not a schedule; make one first: layerstats schedule {source} "
+        "--rule owlore --expected-active 2 --out schedule.json"
+    )
 
 
 def check_form(data: object, source: str) -> dict[str, Any]:

@@ -291,16 +291,20 @@ def load_data(
     lines = SkippedLines(str(file))
     row = encode(read_examples(file, tokenizer, lines), tokenizer)
     if not row.num_examples:
-        bad = (
-            f"{lines.count} bad lines, the first {lines.named[0]}" if lines.named else "it is empty"
-        )
-        msg = f"{file}: no line can be trained on ({bad}); each must be {FORMS}"
+        bad = "it is empty"
+        if lines.named:
+            some = "1 bad line," if lines.count == 1 else f"{lines.count} bad lines, the first"
+            bad = f"{some} {lines.named[0]}"
+        # What is wrong with a line's keys says the forms already.
+        msg = f"{file}: no line can be trained on ({bad})"
+        if FORMS not in bad:
+            msg += f"; each must be {FORMS}"
         raise UsageError(msg)
     cuts = _cut(row, seq_len, packing=packing)
     if not len(cuts.begins):
         msg = (
             f"{file}: nothing to predict in any of its {cuts.dropped} windows of "
-            f"seq_len={seq_len}; give a larger seq_len or a longer file"
+            f"seq_len={seq_len}; give a longer file, or a larger seq_len (--seq-len)"
         )
         raise UsageError(msg)
     return TrainingData(

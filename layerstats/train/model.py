@@ -15,6 +15,7 @@ import torch
 
 from layerstats.calibration.quiet import quiet
 from layerstats.calibration.tokens import load_tokenizer
+from layerstats.checkpoint.index import read_index
 from layerstats.checkpoint.writer import staged_directory
 from layerstats.correlation import read_scores
 from layerstats.errors import CheckpointError, LayerstatsError, MissingError, UsageError
@@ -53,9 +54,10 @@ def load_model(config: TrainConfig, device: str | torch.device) -> Any:
     Raises
     ------
     MissingError
-        No such directory, or no config.json in it.
+        No such directory, no config.json in it, or a shard is missing.
     CheckpointError
-        transformers cannot load it as a causal language model from safetensors.
+        A weight file is damaged, or transformers cannot load a causal language model from
+        safetensors.
     """
     from transformers import AutoModelForCausalLM
 
@@ -76,10 +78,24 @@ def load_model(config: TrainConfig, device: str | torch.device) -> Any:
                 use_safetensors=True,
             )
     except Exception as error:  # configs and weights of others fail in any way there is
+        _blame_a_file(directory)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = f"{directory}: transformers cannot load a causal language model from it: {reason}"
         raise CheckpointError(msg) from error
     return prepare(model.to(device), config)
+
+
+def _blame_a_file(directory: Path) -> None:
+    """Name the weight file that is damaged or missing, where that is why nothing was loaded.
+
+    Asked after transformers has refused, which it does before it reads a weight: what it loads
+    and `read_index` would not (a single file beside an old index) loads all the same.
+    """
+    if any(directory.glob("*.safetensors*")):
+        try:
+            read_index(directory)
+        except UsageError:
+            return  # not damaged: transformers' own reason says more
 
 
 def prepare(model: Any, config: TrainConfig) -> Any:
@@ -130,7 +146,10 @@ def check_length(model: Any, seq_len: int) -> None:
     """
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and seq_len > longest:
-        msg = f"seq_len {seq_len} is more than the {longest} positions that the model takes"
+        msg = (
+            f"seq_len {seq_len} is more than the {longest} positions that the model takes; "
+            f"give seq_len (--seq-len) <= {longest}"
+        )
         raise UsageError(msg)
 
 

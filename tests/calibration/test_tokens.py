@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstats.calibration.tokens import choose_windows, cut, token_windows
+from layerstats.calibration.tokens import choose_windows, cut, read_text, token_windows
 from layerstats.errors import CheckpointError, MissingError, UsageError
 from tests.calibration.conftest import Family
 
@@ -68,7 +71,7 @@ def test_first_windows_or_drawn_ones(family: Family, text: Path) -> None:
         (b"", UsageError, "the text is empty"),
         (b" \n\n", UsageError, "the text is empty"),
         (b"caf\xe9 au lait", UsageError, r"not UTF-8 \(byte 3\)"),
-        (b"short", UsageError, "5 tokens, less than one window of seq_len=16; .* seq_len <= 5"),
+        (b"short", UsageError, "5 tokens, less than one window of seq_len=16; .* <= 5"),
     ],
 )
 def test_bad_texts(
@@ -103,3 +106,22 @@ def test_broken_tokenizer(own: Family, text: Path) -> None:
     with pytest.raises(CheckpointError, match="tokenizer cannot be loaded") as caught:
         token_windows(directory, text, samples=1, seq_len=4)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a b.ndjson", "a.JSON"])
+def test_records_are_no_text_and_the_message_says_how_to_get_at_it(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    records = [{"text": "one\ntwo", "id": 1}, {"text": "caf\u00e9"}]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    path.write_text(json.dumps(records) if path.suffix == ".JSON" else lines)
+    with pytest.raises(UsageError, match="takes plain UTF-8 text") as caught:
+        read_text(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: {path.suffix} holds records")
+    assert "\n" not in message
+    assert "python -c" in message
+    command = message[message.index("python -c") :].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True)
+    assert read_text(path.with_suffix(".txt"))[0] == "one\ntwo\ncaf\u00e9\n"

@@ -76,3 +76,18 @@ def test_what_cannot_be_correlated(directory: Path, tmp_path: Path) -> None:
         correlate_sources([file, directory], ["lod_m7"])
     with pytest.raises(MissingError, match="no such file"):
         correlate_sources([file, tmp_path / "none.txt"])
+
+
+def test_a_source_that_is_not_there_is_said_to_be_missing(directory: Path, tmp_path: Path) -> None:
+    gone, there = tmp_path / "gone", tmp_path / "scores.txt"
+    there.write_text("1\n2\n3\n4\n")
+    for sources in ([gone], [there, gone], [directory, gone], [f"{gone}.csv:alpha"]):
+        with pytest.raises(MissingError, match="no such file or directory; give a statistics"):
+            correlate_sources(sources, ["lod_m7", "heavy_tail"])
+    with pytest.raises(UsageError, match=f"but {there} is a file"):
+        correlate_sources([there], ["lod_m7", "heavy_tail"])
+
+
+def test_a_column_of_lod_that_was_not_measured(directory: Path) -> None:
+    with pytest.raises(UsageError, match=r"no column 'lod_m3' .*--metrics lod --m 3 --tokens TEXT"):
+        correlate_sources([directory], ["lod_m3", "heavy_tail"])

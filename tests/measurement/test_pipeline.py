@@ -251,6 +251,10 @@ def test_an_existing_directory_is_not_touched(tiny: Path, tmp_path: Path) -> Non
         ({"metrics": ["lod"], "tokens": "x", "activations": "y"}, UsageError, "both"),
         ({"metrics": ["lod"], "activations": "nowhere.safetensors"}, MissingError, "nowhere"),
         ({"metrics": ["lora_norm"], "adapter": "nowhere"}, MissingError, "nowhere"),
+        ({"metrics": ["mean_abs"], "tokens": "x"}, UsageError, "add lod to .* leave --tokens out"),
+        ({"metrics": ["mean_abs"], "activations": "x"}, UsageError, "--activations given, but"),
+        ({"save_activations": "x"}, UsageError, "--save-activations given, but none"),
+        ({"tokens": "x", "activations": "y"}, UsageError, "both"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(

@@ -17,7 +17,7 @@ from layerstats import trust
 from layerstats.calibration import ActivationNorms, calibrate
 from layerstats.checkpoint.reader import LayerReader, open_checkpoint
 from layerstats.errors import UsageError
-from layerstats.measurement import measure
+from layerstats.measurement import DEFAULT_METRICS, measure
 from layerstats.measurement.redraws import redrawn_lod
 from layerstats.numerics.powerlaw import fit_peak
 from layerstats.numerics.spectrum import esd
@@ -236,3 +236,18 @@ def test_weights_alone_need_no_text(model: Path) -> None:
     assert page["groups"] is None
     assert page["metrics"]["alpha_hill"]["source"] == "bins"
     assert page["metrics"]["mean_abs"]["source"] == "exact"
+
+
+def test_lod_is_measured_by_default_where_there_is_input_for_it(
+    model: Path, text: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    of_text = measure(model, tokens=text, samples=2, seq_len=16, save_activations=kept)
+    assert of_text.meta["metrics"] == [*DEFAULT_METRICS, "lod"]
+    explicit = measure(
+        model, metrics=[*DEFAULT_METRICS, "lod"], tokens=text, samples=2, seq_len=16
+    )  # fmt: skip
+    of_norms = measure(model, activations=kept)
+    for other in (explicit, of_norms):
+        pd.testing.assert_frame_equal(of_text.layers, other.layers, check_exact=True)
+    assert measure(model).meta["metrics"] == list(DEFAULT_METRICS)

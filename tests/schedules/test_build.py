@@ -51,8 +51,26 @@ def test_owlore_follows_the_metric() -> None:
 
 def test_the_only_lod_column_is_the_default() -> None:
     assert schedule("owlore", stats(lod_m13=[1.0, 2.0]), expected_active=1).metric == "lod_m13"
-    with pytest.raises(UsageError, match="unknown metric 'lod_m7'"):
-        schedule("owlore", stats(lod_m5=[1.0, 2.0], lod_m13=[1.0, 2.0]), expected_active=1)
+    several = stats(lod_m5=[1.0, 2.0], lod_m13=[1.0, 2.0])
+    with pytest.raises(UsageError, match=r"hold lod_m5, lod_m13 and not lod_m7, .* such as lod_m5"):
+        schedule("owlore", several, expected_active=1)
+    with pytest.raises(UsageError, match=r"no column 'lod_m3' .* --metrics lod --m 3 --tokens"):
+        schedule("owlore", several, metric="lod_m3", expected_active=1)
+
+
+@pytest.mark.parametrize("rule", ["owlore", "owlore-reverse", "metric"])
+def test_without_lod_the_rule_says_what_it_takes_and_what_else_there_is(rule: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        schedule(rule, stats(alpha_hill=[2.0, 3.0]), expected_active=1)
+    assert str(caught.value) == (
+        f"the statistics hold no LOD, which rule {rule!r} takes by default; measure it with "
+        "--metrics lod --m 7 --tokens TEXT, or name another column with --metric (for instance "
+        "heavy_tail)"
+    )
+    both = stats(mean_abs=[2.0, 3.0])
+    norms = LayerStats(both.matrices, both.layers.drop(columns="alpha_hill"), both.meta)
+    with pytest.raises(UsageError, match=r"for instance mean_abs\)"):
+        schedule(rule, norms, expected_active=1)
 
 
 def test_heavy_tail_is_mapped_and_says_so() -> None:

@@ -209,7 +209,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no such file"):
         Schedule.from_json(tmp_path / "none.json")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        Schedule.from_json(tmp_path)
+        Schedule.from_json(tmp_path / ("x" * 300))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(CheckpointError, match="not UTF-8"):
         Schedule.from_json(tmp_path / "bytes.json")
@@ -219,3 +219,20 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         owlore().save(tmp_path / "nowhere" / "schedule.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_the_place_of_a_schedule(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"a directory, not a schedule; .* layerstats schedule STATS"
+    ):
+        Schedule.from_json(tmp_path)
+    (tmp_path / "meta.json").write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        Schedule.from_json(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: a directory of statistics, not a schedule; make one first: layerstats "
+        f"schedule {tmp_path} --rule owlore --expected-active 2 --out schedule.json"
+    )
+    owlore().save(tmp_path / "schedule.json")
+    with pytest.raises(UsageError, match=f"give {tmp_path / 'schedule.json'}$"):
+        Schedule.from_json(tmp_path)

@@ -16,6 +16,7 @@ from layerstats.errors import LayerstatsError
 from layerstats.schedules import schedule as build
 from layerstats.train import TrainConfig, train
 from layerstats.train import loop as loop_module
+from layerstats.train.examples import FORMS
 from tests.train.tiny import LAYERS, config, log, make_data, make_model
 
 
@@ -54,7 +55,7 @@ def test_the_good_one_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ({"steps": None}, 2, "steps or epochs"),
         ({"epochs": 2}, 2, "both"),
         ({"steps": 0}, 2, "steps must be at least 1"),
-        ({"seq-len": 4096}, 2, "2048 positions"),
+        ({"seq-len": 4096}, 2, "2048 positions that the model takes; give seq_len (--seq-len)"),
         ({"seq-len": 1}, 2, "seq_len"),
         ({"lr": -1}, 2, "lr must be at least 0"),
         ({"always-active": "embed,tail"}, 2, "tail"),
@@ -169,3 +170,49 @@ def test_config_survives_json() -> None:
     )
     assert TrainConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     assert replace(settings, lr=1.0) != settings
+
+
+def test_keys_of_another_form_are_answered_with_the_forms_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alpaca = tmp_path / "alpaca.jsonl"
+    alpaca.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    words = arguments(tmp_path, data=alpaca)
+    assert command(words) == 2
+    err = capsys.readouterr().err
+    assert f"(1 bad line, {alpaca}:1: keys are 'input', 'instruction', 'output'; give one of" in err
+    assert err.count(FORMS) == err.count("text |") == 1
+    alpaca.write_text("not json\n" * 2)
+    assert command(words) == 2
+    err = capsys.readouterr().err
+    assert f"2 bad lines, the first {alpaca}:1: not JSON" in err
+    assert err.count(FORMS) == 1
+
+
+def test_a_damaged_shard_is_named_as_measure_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(tmp_path)
+    model = Path(words[1])
+    shard = sorted(model.glob("model-*.safetensors"))[-1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-5])
+    assert command(words) == command(["measure", str(model)]) == 4
+    trained, measured = capsys.readouterr().err.strip().splitlines()
+    assert trained == measured
+    assert shard.name in trained
+    shard.unlink()
+    assert command(words) == 3
+    assert f"{shard.name}: missing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_transformers_prefers_train_beside_a_broken_index(tmp_path: Path) -> None:
+    words = arguments(tmp_path)
+    folder = Path(words[1])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for one in folder.glob("model*"):
+        one.unlink()
+    model.save_pretrained(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert command(words) == 0
