@@ -13,7 +13,8 @@ demo: $(VENV)/ready
 # Every picture in figures/: the demo's, then the analyses', then the table of claims. Training runs are kept in
 # the cache (LAYERSTATS_CACHE_DIR), go on where they were stopped and are not repeated.
 ANALYSES := lisa_convergence owlore_fig2_lod_alpha sampling_laws alpha_fragility lod_anatomy owlore_table2_memory \
-	memory_of_methods loss_curves
+	loss_curves owlore_table1_lisa_d owlore_table3_methods lisa_fig2_weight_norms lisa_theory_probabilities \
+	owlore_appendix_m owlore_appendix_gamma iteration_time memory_of_methods
 
 figures: demo
 	cp $(DEMO)/*.png figures/

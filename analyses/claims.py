@@ -1,7 +1,8 @@
 """The table of figures/README.md: what the papers claim, what came out here, from the JSON files.
 
 `python -m analyses.claims` writes it anew. In a row, `{a/b/c:.2f}` is the number at that place of
-figures/NAME.json and `{a/b:.2~}` a mean or rho with its interval.
+figures/NAME.json, `{a/b:.2~}` a mean or rho with its interval; `{same_direction}` is yes, no or
+not settled.
 """
 
 from __future__ import annotations
@@ -107,7 +108,120 @@ ROWS = (
         "survives it. Against our expectation neither the first token nor the size of the "
         "calibration matters here: one small model, one book",
     ),
+    (
+        "lisa_fig2_weight_norms",
+        "LoRA's weight norm is skewed to embedding or head, that of full fine-tuning is not (LISA, "
+        "Fig. 2)",
+        "the direction; no numbers printed",
+        "LoRA's embedding over the median block: update "
+        "{over_the_median_block/update/LoRA/embed:.2~} (full "
+        "{over_the_median_block/update/full/embed:.2~}), weights in use "
+        "{over_the_median_block/weights in use/LoRA/embed:.2~} (full "
+        "{over_the_median_block/weights in use/full/embed:.2~}), A and B themselves "
+        "{over_the_median_block/trained numbers/LoRA/embed:.1~}; head, update "
+        "{over_the_median_block/update/LoRA/head:.2~} (full "
+        "{over_the_median_block/update/full/head:.2~})",
+        "{same_direction}",
+        "The paper does not say of what the norm is. Before any step the embedding's adapter has "
+        "norm {adapter_at_start/embed:.1f}, a block's {adapter_at_start/block:.1f}: peft's initial "
+        "draw, no training. The model's tied tables are one tensor to full training, two to LoRA",
+    ),
+    (
+        "lisa_theory_probabilities",
+        "p = w_LoRA / w_full is high for embedding and head and alike for blocks (LISA, section 3)",
+        "1, γ/N, ..., γ/N, 1: ends {published/ends_over_blocks:.0f} times a block",
+        "by the update: embedding {probabilities/update/embed_over_blocks:.2~}, head "
+        "{probabilities/update/head_over_blocks:.2~} times the mean block; blocks' largest over "
+        "least {probabilities/update/max_over_min:.2~}; rho with LOD "
+        "{probabilities/update/spearman_with_lod:.2~}",
+        "{same_direction}",
+        "Other readings of the norm are in the JSON. Small tied model, {inputs/seeds} seeds",
+    ),
+    (
+        "iteration_time",
+        "LISA's iteration is faster than full's and LoRA's (LISA, Fig. 4)",
+        "{published/speedup_of_lisa_over/full:.1f} and {published/speedup_of_lisa_over/lora:.1f} "
+        "times, as quoted",
+        "time over full: LISA {methods/lisa/over_full:.2~}, LoRA {methods/lora/over_full:.2~}; "
+        "LISA over LoRA {lisa_over_lora:.2~}",
+        "{same_direction}",
+        "By matrix products alone LISA needs {methods/lisa/products_over_full:.2f} of full here, "
+        "{products_over_full_llama_2_7b/lisa:.2f} on LLaMA-2-7B. {inputs/machine}, float32",
+    ),
+    (
+        "loss_curves",
+        "LISA and OwLore train to a loss as low as LoRA's or lower (LISA, Fig. 1; OwLore, Fig. 4)",
+        "the direction; curves not read off",
+        "training loss at the end, LISA minus LoRA {differences/last_loss/lisa minus lora:.3~}, "
+        "OwLore minus LoRA {differences/last_loss/owlore minus lora:.3~}, LISA minus full "
+        "{differences/last_loss/lisa minus full:.3~}",
+        "{same_direction}",
+        "{inputs/steps} steps of {inputs/seq_len} tokens, SmolLM2-135M, each method at its own "
+        "best learning rate: the start of a curve, not its end. In so few intervals many layers "
+        "never have a turn",
+    ),
+    (
+        "owlore_table1_lisa_d",
+        "LISA-D, which trains early layers more often, beats LISA (OwLore, Table 1)",
+        "the direction; scores not at hand",
+        "held-out loss, LISA-D minus LISA {lisa_d_minus_lisa/held_out_loss:.3~}, training "
+        "{lisa_d_minus_lisa/last_loss:.3~}",
+        "{same_direction}",
+        "Loss of word problems, not benchmark scores; which layers a seed draws matters more than "
+        "the law it draws by",
+    ),
+    (
+        "owlore_table3_methods",
+        "OwLore beats LISA, GaLore and LoRA (OwLore, Tables 3 to 5)",
+        "up to 1.1 % in commonsense reasoning, 3.0 % in MMLU, 10 % in MT-Bench",
+        "held-out loss, OwLore minus LISA {owlore_minus/lisa:.3~}, minus GaLore "
+        "{owlore_minus/galore:.3~}, minus LoRA {owlore_minus/lora:.3~}, minus full "
+        "{owlore_minus/full:.3~}; weighting by LOD alone "
+        "{what_each_step_gives/weighting by LOD (OwLore-Full minus LISA):.3~}",
+        "{same_direction}",
+        "Paired over seeds, not corrected for the number of comparisons. Exact match ranks "
+        "nothing: a 135M model gets next to none of {methods/full/questions} problems right",
+    ),
+    (
+        "owlore_appendix_m",
+        "M from 9 to 13 is best, 3 worst (OwLore, App. B)",
+        "score {published/score_by_m/3:.2f} at M = 3, {published/score_by_m/7:.2f} at 7, "
+        "{published/score_by_m/13:.2f} at 13",
+        "held-out loss, M = 13 minus 3 {differences/13 minus 3:.3~}, 13 minus 7 "
+        "{differences/13 minus 7:.3~}; the three likeliest layers have "
+        "{probabilities/3/share_of_three_largest:.2f} of all turns at M = 3, "
+        "{probabilities/13/share_of_three_largest:.2f} at 13",
+        "{same_direction}",
+        "The columns' M in the paper are inferred from its text. Learning rate chosen with M = 7",
+    ),
+    (
+        "owlore_appendix_gamma",
+        "More sampled layers train better, up to a point (OwLore, Fig. 5, App. B)",
+        "the direction; memory {published/memory_gb_llama_2_7b/1} to "
+        "{published/memory_gb_llama_2_7b/8} GB from 1 to 8 layers",
+        "held-out loss, 8 minus 1 {differences/held_out_loss/8 minus 1:.3~}, 2 minus 1 "
+        "{differences/held_out_loss/2 minus 1:.3~}, 8 minus 2 "
+        "{differences/held_out_loss/8 minus 2:.3~}; peak memory "
+        "{peak_relative_to_gamma_1/measured/8/mean:.2f} times (printed "
+        "{peak_relative_to_gamma_1/published/8:.2f})",
+        "{same_direction}",
+        "Learning rate chosen with 2 layers",
+    ),
+    (
+        "memory_of_methods",
+        "From least memory to most: OwLore, LISA, LoRA, GaLore, full (OwLore, Tables 2, 3)",
+        "{published/gb/owlore}, {published/gb/lisa}, {published/gb/lora}, {published/gb/galore}, "
+        "{published/gb/full} GB",
+        "{order_measured/0}, {order_measured/1}, {order_measured/2}, {order_measured/3}, "
+        "{order_measured/4}; planned and measured differ by {largest_difference_percent:.1f} % at "
+        "most",
+        "{same_direction}",
+        "SmolLM2-135M on a CPU. In a small model the embedding is a fifth of the weights, and LISA "
+        "and OwLore always train it",
+    ),
 )
+#: How an answer that may be open is written.
+ANSWERS = {True: "yes", False: "no", None: "not settled"}
 
 
 class _Places(string.Formatter):
@@ -121,7 +235,9 @@ class _Places(string.Formatter):
         return value, field_name
 
     def format_field(self, value: Any, format_spec: str) -> Any:
-        """Format a number, or with ~ a mean or rho and its interval."""
+        """Format a number, or with ~ a mean or rho and its interval, or an answer."""
+        if value is None or isinstance(value, bool):
+            return ANSWERS[value]
         if format_spec.endswith("~"):
             middle = value.get("mean", value.get("rho"))
             spec = format_spec[:-1] + "f"

@@ -9,7 +9,7 @@ with the first steps is taken from a run of a tiny model. `python -m analyses.me
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from layerstats import demo_data, plots, runs
 from layerstats.train import METHODS, TrainConfig
 from layerstats.train.memory import plan_memory
 
+#: GB as printed, from least to most; LISA and OwLore with two layers.
+PUBLISHED_GB = {"owlore": 22, "lisa": 24, "lora": 26, "galore": 36, "full": 61}
 #: glibc keeps what is freed in small pieces, unless told to give it back.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
@@ -46,15 +48,35 @@ def main(argv: Sequence[str] = ()) -> None:
             f"{method:12} planned {planned:.3f} measured {measured:.3f}, {left:.3f} of it the run"
         )
     measured = {label: row["measured_without_libraries_bytes"] for label, row in rows.items()}
-    ax = plots.memory_plan(rows, measured=measured)
-    bench.write(
-        ax,
-        {
-            "methods": rows,
-            "libraries_bytes": libraries,
-            "measured": "the process's largest resident memory, less what it held beside the "
-            "weights before the first step",
-        },
+    config = configs["full"]
+    ordered = sorted(PUBLISHED_GB, key=lambda method: measured[method])
+    result = {
+        "inputs": {"seq_len": config.seq_len, "batch_size": config.batch_size,
+                   "steps": config.steps, "dtype": config.dtype},
+        "methods": rows,
+        "libraries_bytes": libraries,
+        "largest_difference_percent": 100
+        * max(abs(row["relative_difference"]) for row in rows.values()),
+        "order_measured": ordered,
+        "measured": "the process's largest resident memory, less what it held beside the "
+        "weights before the first step",
+        "published": {"gb": PUBLISHED_GB, "source": "OwLore, Tables 2 and 3: LLaMA-2-7B"},
+        "same_direction": ordered == list(PUBLISHED_GB),
+    }  # fmt: skip
+    bench.write(plots.memory_plan(rows, measured=measured), {**result, "reading": reading(result)})
+
+
+def reading(result: Mapping[str, Any]) -> str:
+    """Say in words what the numbers of a result mean."""
+    same = "the same as" if result["same_direction"] else "not"
+    peaks = {m: row["measured_without_libraries_bytes"] for m, row in result["methods"].items()}
+    return (
+        f"Plan and measurement differ by {result['largest_difference_percent']:.1f} % at most, "
+        "libraries taken off. From least to most memory the methods are "
+        f"{', '.join(result['order_measured'])}: {same} the order printed for LLaMA-2-7B "
+        f"({', '.join(PUBLISHED_GB)}). LISA takes {peaks['lisa'] / peaks['full']:.2f} of full "
+        f"training's memory here, LoRA {peaks['lora'] / peaks['full']:.2f}. A small model has a "
+        "large embedding, which LISA and OwLore always train, with its Adam state in full."
     )
 
 

@@ -20,8 +20,6 @@ SCRIPTS = sorted(
 KEYS = {"command", "date", "seconds", "model"}
 #: Those that compare with a published number say so, and in words.
 EXPLAINED = {"inputs", "published", "same_direction", "reading"}
-#: Written before that was a rule.
-PLAIN = {"loss_curves", "memory_of_methods"}
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +42,12 @@ def check(name: str, figures: Path) -> dict[str, Any]:
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
     found = strict(figures / f"{name}.json")
-    assert found.keys() >= KEYS | (set() if name in PLAIN else EXPLAINED)
+    assert found.keys() >= KEYS | EXPLAINED
     assert found["command"].startswith(f"python -m analyses.{name}")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert found["seconds"] > 0
-    if "reading" in found:
-        assert len(found["reading"]) > 60
-        assert found["same_direction"] in (True, False, None)
+    assert len(found["reading"]) > 60
+    assert found["same_direction"] in (True, False, None)
     return found
 
 
@@ -66,7 +63,12 @@ def test_the_quick_run_writes_both_files(
     for fetch in ("demo_checkpoint", "word_problems"):
         monkeypatch.delattr(f"layerstats.demo_data.{fetch}")
     source = (ROOT / "analyses" / f"{name}.py").read_text(encoding="utf-8")
-    few = ["--seeds", "1"] if re.search(r"\bseeds=\d", source) else []
+    few = [
+        word
+        for option in ("seeds", "rounds")
+        if re.search(rf"\b{option}=\d", source)
+        for word in (f"--{option}", "1")
+    ]
     folders = ["--runs", str(runs), "--figures", str(tmp_path)]
     importlib.import_module(f"analyses.{name}").main(["--quick", *folders, *few])
     assert "--quick" in check(name, tmp_path)["command"]
