@@ -33,6 +33,8 @@ from layerstats.train import TrainConfig, train
 FIGURES = Path(__file__).parents[1] / "figures"
 #: Word problems of the test set to report on, and as many others to choose learning rates by.
 HELD_OUT = 32
+#: Training runs side by side at most; each takes up to 3 GB of memory.
+AT_ONCE = 4
 #: LOD's thresholds.
 M = (3, 5, 7, 10, 13)
 
@@ -118,11 +120,11 @@ class Bench:
     ) -> dict[str, Path]:
         """Train all that are not trained yet; label -> run directory.
 
-        As many at a time as there are cores, with one thread each: that is faster than one with
-        all threads, and gives the same bits on any number of cores. `alone` is for what measures
-        the machine: one after the other, with all threads. `environment` is added to that of
-        their processes. What stays of a finished run is its log, report and adapter, and the
-        weights of seed 0: all of it would be gigabytes a run.
+        As many at a time as there are cores (`AT_ONCE` at most), with one thread each: that is
+        faster than one with all threads, and gives the same bits on any number of cores. `alone`
+        is for what measures the machine: one after the other, with all threads. `environment` is
+        added to that of their processes. What stays of a finished run is its log, report and
+        adapter, and the weights of seed 0: all of it would be gigabytes a run.
         """
         left = {
             config.out: config
@@ -134,7 +136,7 @@ class Bench:
                 train(config, resume=_begun(config))
                 _slim(config)
             return self._found(configs)
-        cores = 1 if alone else os.cpu_count() or 1
+        cores = 1 if alone else min(os.cpu_count() or 1, AT_ONCE)
         more = {**({"OMP_NUM_THREADS": "1"} if cores > 1 else {}), **(environment or {})}
         with ThreadPoolExecutor(cores) as pool:
             ends = [pool.submit(_train_alone, config, more) for config in left.values()]

@@ -167,8 +167,7 @@ ROWS = (
         "held-out loss, LISA-D minus LISA {lisa_d_minus_lisa/held_out_loss:.3~}, training "
         "{lisa_d_minus_lisa/last_loss:.3~}",
         "{same_direction}",
-        "Loss of word problems, not benchmark scores; which layers a seed draws matters more than "
-        "the law it draws by",
+        "Loss of word problems, not benchmark scores. Seeds differ by more than the two laws do",
     ),
     (
         "owlore_table3_methods",

@@ -126,7 +126,7 @@ def missing_column(column: str, have: Sequence[str], known: Container[str] = ())
 
     Examples
     --------
-    >>> missing_column("lod_m3", ["alpha_hill"])[:69]
+    >>> missing_column("lod_m3", ["alpha_hill"])[:70]
     "no column 'lod_m3' in these statistics (they have alpha_hill); measure"
     """
     held = f"they have {', '.join(have)}" if have else "they have no metric"
