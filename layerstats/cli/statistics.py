@@ -67,8 +67,8 @@ def measure(
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     precision: str = typer.Option(
         "float64",
-        help="float64 | certified: float32 where its error bars allow | auto: the same where it "
-        "saves time (alpha_mid alone).",
+        help="float64 | certified: products in float32 where error bars allow | auto: the same "
+        "where it saves time.",
     ),
     lower_bound: str = typer.Option(
         "reference", help="reference | intended, of fix-finger's search window."

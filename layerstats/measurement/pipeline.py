@@ -139,8 +139,8 @@ def measure(
         "reference" or "intended", see `layerstats.numerics.powerlaw.fit_peak`.
     precision
         Of the spectra: "float64", or "certified", which takes float32 where that changes no alpha
-        by more than 1e-4, or "auto", which tries so only where it saves time (`alpha_mid` alone);
-        with metrics that need the spectrum itself, float64 all the same.
+        by more than 1e-4, or "auto", which tries so only where it saves time; with metrics that
+        need the spectrum itself, float64 all the same.
     samples, seq_len, sample_seed, dtype, device
         As `layerstats.calibration.calibrate`; `device` is also where the statistics are computed.
     workers

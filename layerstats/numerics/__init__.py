@@ -6,7 +6,7 @@ compiled.py     both passes of LOD by numba, where it is installed
 symmetric.py    BLAS and LAPACK beneath the spectrum, called without Python's lock
 spectrum.py     eigenvalues of W^T W and their norms     noise.py        Marchenko-Pastur edge
 powerlaw.py     Hill alpha by three rules for xmin       tails.py        the search behind them
-certified.py    the same fits from float32, where error bars allow
+certified.py    the same fits from float32, where error bars allow (approximate.py)
 blocks.py       how all of them walk through a matrix in cache-sized pieces
 """
 

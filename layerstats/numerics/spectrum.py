@@ -9,21 +9,20 @@ of this room raises for a matrix that cannot be measured.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from layerstats.errors import LayerstatsError, UsageError, choices
+from layerstats.errors import LayerstatsError
 from layerstats.numerics.blocks import row_blocks
 from layerstats.numerics.symmetric import add_product, reduced_eigenvalues, zero_matrix
 
 __all__ = ["MatrixError", "esd", "spectral_norm", "stable_rank", "zero_threshold"]
 
-PRECISIONS = ("float64", "float32")
-
-# Columns (or rows) of W that become float64 at a time: at least 512, which keeps the rank-k update
+# Columns (or rows) of W that are converted at a time: at least 512, which keeps the rank-k update
 # at full speed, and more of a short matrix, up to 8 MB. Beyond a short side of 2048 a piece grows
 # with that side, but never above a quarter of the Gram matrix's size from there.
 _PIECE = 512
@@ -40,7 +39,7 @@ class MatrixError(LayerstatsError):
     exit_code = 4
 
 
-def esd(weight: torch.Tensor, *, precision: str = "float64") -> NDArray[np.float64]:
+def esd(weight: torch.Tensor) -> NDArray[np.float64]:
     r"""Return the eigenvalues of W^T W (squared singular values of W), ascending.
 
     .. math:: \lambda_i = \sigma_i(W)^2, \quad i = 1 \dots \min(m, n)
@@ -53,10 +52,6 @@ def esd(weight: torch.Tensor, *, precision: str = "float64") -> NDArray[np.float
     ----------
     weight : torch.Tensor, shape (m, n), any real dtype
         On a CPU or a CUDA device. Not changed. The transpose gives the same result.
-    precision : {"float64", "float32"}
-        Working precision of Gram matrix and solver. float32 halves the time, but its absolute error
-        of about 1e-7 of the largest eigenvalue swamps the smallest ones of square matrices. It is
-        not certified here.
 
     Returns
     -------
@@ -67,8 +62,6 @@ def esd(weight: torch.Tensor, *, precision: str = "float64") -> NDArray[np.float
     ------
     MatrixError
         If `weight` is not a non-empty 2-D matrix or has NaN or infinite values.
-    UsageError
-        If `precision` is unknown.
 
     Notes
     -----
@@ -81,55 +74,22 @@ def esd(weight: torch.Tensor, *, precision: str = "float64") -> NDArray[np.float
     >>> esd(torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])).tolist()
     [4.0, 9.0]
     """
-    if precision not in PRECISIONS:
-        raise UsageError(choices("precision", precision, PRECISIONS))
     check_matrix(weight)
-    dtype = torch.float64 if precision == "float64" else torch.float32
     wide = weight.detach() if weight.shape[0] <= weight.shape[1] else weight.detach().T
     with torch.no_grad():
-        gram = _gram_cpu(wide, dtype) if weight.device.type == "cpu" else _gram_torch(wide, dtype)
+        gram = _gram_cpu(wide) if weight.device.type == "cpu" else _gram_torch(wide)
         diagonal = (
             np.diagonal(gram) if isinstance(gram, np.ndarray) else gram.diagonal().cpu().numpy()
         )
         if not np.isfinite(diagonal).all():
-            raise MatrixError(_non_finite_message(weight, precision))
-        values = _eigenvalues(gram).astype(np.float64)
+            raise MatrixError(_non_finite_message(weight))
+        values = eigenvalues(gram)
     values.sort()  # every solver promises ascending order; a sort of sorted values is free
-    values[
-        values <= zero_threshold(values, dtype=np.float64 if dtype == torch.float64 else np.float32)
-    ] = 0.0
+    values[values <= zero_threshold(values)] = 0.0
     return values
 
 
-def approximate_spectrum(
-    weight: torch.Tensor,
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the float32 Gram matrix, its eigenvalues, and an error bar for each of them.
-
-    The bars, eps (a lambda_i + b lambda_max), are at least twice the largest errors against float64
-    over real and random matrices with k = 64 ... 2048: Gaussian, Student-t, low rank with noise,
-    one huge column, all positive, trained. A CPU tensor only.
-    """
-    check_matrix(weight)
-    wide = weight.detach() if weight.shape[0] <= weight.shape[1] else weight.detach().T
-    gram = _gram_cpu(wide, torch.float32)
-    trace = float(np.diagonal(gram).sum(dtype=np.float64))
-    if not math.isfinite(trace) or trace <= 0:
-        raise MatrixError(_non_finite_message(weight, "float32"))
-    if len(gram) < _TORCH_SOLVER_FROM:
-        values = reduced_eigenvalues(gram)
-        slope, floor = 24.0, 8.0
-    else:
-        values = torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="U").numpy().astype(np.float64)
-        slope, floor = 256.0, 48.0
-    errors = 2.0**-23 * (slope * np.abs(values) + floor * values[-1])
-    if not abs(float(values.sum()) - trace) <= errors.sum():
-        msg = "the float32 eigensolver failed"
-        raise MatrixError(msg)
-    return gram, values, errors
-
-
-def zero_threshold(evals: NDArray[np.float64], *, dtype: Any = np.float64) -> float:
+def zero_threshold(evals: NDArray[np.float64]) -> float:
     r"""Return the value up to which an eigenvalue is rounding noise and counts as zero.
 
     .. math:: (8 + \sqrt{k}) \; \epsilon \; \lambda_{\max}
@@ -146,7 +106,7 @@ def zero_threshold(evals: NDArray[np.float64], *, dtype: Any = np.float64) -> fl
     if evals.size == 0:
         return 0.0
     largest = max(float(evals.max()), 0.0)
-    return (8.0 + math.sqrt(evals.size)) * float(np.finfo(dtype).eps) * largest
+    return (8.0 + math.sqrt(evals.size)) * float(np.finfo(np.float64).eps) * largest
 
 
 def spectral_norm(evals: NDArray[np.float64]) -> float:
@@ -197,11 +157,11 @@ def count_non_finite(weight: torch.Tensor) -> int:
     return sum(int((~torch.isfinite(block.to(dtype))).sum()) for block in row_blocks(weight))
 
 
-def _non_finite_message(weight: torch.Tensor, precision: str) -> str:
+def _non_finite_message(weight: torch.Tensor) -> str:
     bad = count_non_finite(weight)
     if bad:
         return f"the matrix has {bad} non-finite values"
-    return f"the squares of the matrix overflow {precision}; rescale it"
+    return "the squares of the matrix overflow float64; rescale it"
 
 
 def _largest(evals: NDArray[np.float64]) -> float:
@@ -211,10 +171,12 @@ def _largest(evals: NDArray[np.float64]) -> float:
     return float(evals.max())
 
 
-def _gram_cpu(wide: torch.Tensor, dtype: torch.dtype) -> NDArray[Any]:
-    """Upper triangle (Fortran order) of wide @ wide.T, accumulated over pieces of columns."""
+def column_pieces(wide: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[NDArray[Any], bool]]:
+    """Yield a CPU matrix in pieces of columns, converted; True: as they are, False: transposed.
+
+    Each is C-contiguous and lies where the one before lay.
+    """
     k, length = wide.shape
-    gram = zero_matrix(k, np.float64 if dtype == torch.float64 else np.float32)
     tall = wide.T  # a piece of columns of `wide` is a piece of rows of this
     stored_by_column = tall.stride(1) == 1
     pieces = math.ceil(length / max(_PIECE, _PIECE_VALUES // k))
@@ -225,28 +187,34 @@ def _gram_cpu(wide: torch.Tensor, dtype: torch.dtype) -> NDArray[Any]:
         source = (tall if stored_by_column else wide).narrow(
             0 if stored_by_column else 1, start, min(step, length - start)
         )
-        piece = buffer[: source.numel()].view(source.shape).copy_(source).numpy()
+        piece = buffer[: source.numel()].view(source.shape).copy_(source)
+        yield piece.numpy(), not stored_by_column
+
+
+def eigenvalues(gram: NDArray[np.float64] | torch.Tensor) -> NDArray[np.float64]:
+    """Return the eigenvalues of a symmetric float64 matrix, of which the upper triangle is read."""
+    if isinstance(gram, np.ndarray) and len(gram) < _TORCH_SOLVER_FROM:
+        return reduced_eigenvalues(gram)
+    matrix = torch.from_numpy(gram) if isinstance(gram, np.ndarray) else gram
+    values: NDArray[np.float64] = torch.linalg.eigvalsh(matrix, UPLO="U").cpu().numpy()
+    return values
+
+
+def _gram_cpu(wide: torch.Tensor) -> NDArray[np.float64]:
+    """Upper triangle (Fortran order) of wide @ wide.T, accumulated over pieces of columns."""
+    gram = zero_matrix(len(wide), np.float64)
+    for piece, by_rows in column_pieces(wide, torch.float64):
         # syrk does half the work of a full product.
-        add_product(gram, piece, by_rows=not stored_by_column)
+        add_product(gram, piece, by_rows=by_rows)
     return gram
 
 
-def _gram_torch(wide: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _gram_torch(wide: torch.Tensor) -> torch.Tensor:
     """Return wide @ wide.T on the tensor's own device (in full: torch has no syrk)."""
     k, length = wide.shape
-    gram = torch.zeros((k, k), dtype=dtype, device=wide.device)
+    gram = torch.zeros((k, k), dtype=torch.float64, device=wide.device)
     step = _PIECE * 16  # a GPU wants longer products; still bounded
     for start in range(0, length, step):
-        piece = wide[:, start : start + step].to(dtype)
+        piece = wide[:, start : start + step].to(torch.float64)
         gram.addmm_(piece, piece.T)
     return gram
-
-
-def _eigenvalues(gram: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
-    if isinstance(gram, torch.Tensor):
-        values: NDArray[Any] = torch.linalg.eigvalsh(gram, UPLO="U").cpu().numpy()
-    elif gram.shape[0] >= _TORCH_SOLVER_FROM:
-        values = torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="U").numpy()
-    else:
-        values = reduced_eigenvalues(gram)
-    return values

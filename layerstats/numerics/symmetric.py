@@ -48,7 +48,7 @@ def add_product(gram: NDArray[Any], piece: NDArray[Any], *, by_rows: bool) -> No
     [[10.0, 14.0], [0.0, 20.0]]
     """
     # beta is never 0: some builds of OpenBLAS then keep a NaN that memory happened to hold.
-    letter, trans = _letter(gram.dtype), b"T" if by_rows else b"N"
+    letter, trans = "d" if gram.dtype == np.float64 else "s", b"T" if by_rows else b"N"
     routine = _routine(letter, "syrk")
     if routine is None:
         update = blas.dsyrk if letter == "d" else blas.ssyrk
@@ -59,12 +59,12 @@ def add_product(gram: NDArray[Any], piece: NDArray[Any], *, by_rows: bool) -> No
     routine(b"U", trans, size, depth, one, piece, piece.shape[1], one, gram, size)
 
 
-def reduced_eigenvalues(gram: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the eigenvalues of a symmetric matrix: reduced in its own type, found in float64.
+def reduced_eigenvalues(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the eigenvalues of a symmetric matrix, through its tridiagonal form.
 
     Parameters
     ----------
-    gram : numpy.ndarray, shape (k, k), float32 or float64
+    gram : numpy.ndarray, shape (k, k), float64
         Only its upper triangle is read.
 
     Returns
@@ -82,22 +82,20 @@ def reduced_eigenvalues(gram: NDArray[Any]) -> NDArray[np.float64]:
     >>> reduced_eigenvalues(np.array([[2.0, 1.0], [0.0, 2.0]])).round(12).tolist()
     [1.0, 3.0]
     """
-    letter, size = _letter(gram.dtype), len(gram)
+    size = len(gram)
     values: NDArray[np.float64]
     space = _REDUCED_AT_A_TIME * size
-    reduce, find = _routine(letter, "sytrd"), _routine("d", "sterf")
+    reduce, find = _routine("d", "sytrd"), _routine("d", "sterf")
     if reduce is None or find is None:
-        tridiagonal = lapack.dsytrd if letter == "d" else lapack.ssytrd
-        _, diagonal, beside, _, failed = tridiagonal(gram, lower=0, lwork=space)
-        values, lost = lapack.dsterf(diagonal.astype(np.float64), beside.astype(np.float64))
+        _, values, beside, _, failed = lapack.dsytrd(gram, lower=0, lwork=space)
+        values, lost = lapack.dsterf(values, beside)
         failed = failed or lost
     else:
         matrix = gram.copy(order="F")
-        diagonal, beside, factors = (np.empty(size, gram.dtype) for _ in range(3))
-        work, status = np.empty(space, gram.dtype), ctypes.c_int(0)
-        reduce(b"U", size, matrix, size, diagonal, beside, factors, work, space, status)
+        values, beside, factors = (np.empty(size) for _ in range(3))
+        work, status = np.empty(space), ctypes.c_int(0)
+        reduce(b"U", size, matrix, size, values, beside, factors, work, space, status)
         failed = status.value
-        values, beside = diagonal.astype(np.float64), beside.astype(np.float64)
         if not failed:
             find(size, values, beside, status)
             failed = status.value
@@ -105,10 +103,6 @@ def reduced_eigenvalues(gram: NDArray[Any]) -> NDArray[np.float64]:
         msg = "the eigenvalues did not converge"
         raise np.linalg.LinAlgError(msg)
     return values
-
-
-def _letter(dtype: Any) -> str:
-    return "d" if dtype == np.float64 else "s"
 
 
 @functools.cache
