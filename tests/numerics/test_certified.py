@@ -196,9 +196,9 @@ def test_auto_tries_float32_only_where_it_saves_time(monkeypatch: pytest.MonkeyP
     assert precision(plain, "mid") == precision(plain.T, "mid") == "float32"
     assert precision(plain, "mid", "ks") == "float32"
     assert precision(gaussian(200, 700), "mid") == "float64"
-    monkeypatch.setattr(certified, "_MOST_SEARCHED", 255)
-    assert precision(plain, "mid", "ks") == precision(plain, "peak") == "float64"
-    assert precision(plain, "mid") == "float32"
+    monkeypatch.setattr(certified, "_MOST_FOR_PEAK", 255)
+    assert precision(plain, "mid", "peak") == precision(plain, "peak") == "float64"
+    assert precision(plain, "mid", "ks") == "float32"
 
 
 @pytest.mark.parametrize(
