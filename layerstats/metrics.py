@@ -158,6 +158,7 @@ class Metric:
     reference: str
 
 
+#: Name -> metric, in the order of registration, which is that of the columns.
 METRICS: dict[str, Metric] = {}
 
 

@@ -86,7 +86,7 @@ def read_index(path: str | os.PathLike[str]) -> CheckpointIndex:
     if not given.exists():
         msg = (
             f"{given}: no such file or directory; "
-            "give a checkpoint directory, .safetensors, .index.json or .gguf"
+            f"give a checkpoint directory, .safetensors, .index.json or .gguf{_hub_advice(given)}"
         )
         raise MissingError(msg)
     target = _main_file(given) if given.is_dir() else given
@@ -105,6 +105,16 @@ def read_index(path: str | os.PathLike[str]) -> CheckpointIndex:
         raise UsageError(msg)
     directory = target if target.is_dir() else target.parent
     return _safetensors_index(given, directory, shards)
+
+
+def _hub_advice(given: Path) -> str:
+    """Say what to do where the path has the form of a model's name on the hub, `owner/name`."""
+    name = given.as_posix()
+    if given.is_absolute() or name.count("/") != 1 or given.suffix in (".safetensors", ".gguf"):
+        return ""
+    return (
+        f" (if it is a model on the hub, download it: hf download {name} --local-dir {given.name})"
+    )
 
 
 def _main_file(directory: Path) -> Path:

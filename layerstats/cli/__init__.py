@@ -82,14 +82,17 @@ def run(arguments: Sequence[str]) -> int:
         code = typer.main.get_command(app).main(
             list(arguments), "layerstats", standalone_mode=False
         )
+        sys.stdout.flush()
     except LayerstatsError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
-        # Whoever read stdout has left (`| head`): no error, and nothing more to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_left()
+    except SystemExit as leaving:  # what click makes of a broken pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return _reader_left()
+        raise
     except Exception as error:
         shown = getattr(error, "format_message", None)
         if shown is not None:
@@ -106,6 +109,12 @@ def run(arguments: Sequence[str]) -> int:
             "interrupted; an unfinished measurement or training run goes on with --resume", 130
         )
     return int(code or 0)
+
+
+def _reader_left() -> int:
+    """Whoever read stdout has left (`| head`): no error, and nothing more to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _fail(message: str, code: int) -> int:

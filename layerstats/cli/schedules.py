@@ -183,7 +183,7 @@ def _make(
     if isinstance(scores, tuple):
         metric = metric or scores[0]
     first, other = (found[1] if isinstance(found, tuple) else found for found in (scores, second))
-    return build(
+    made = build(
         rule,
         first,
         source=source,
@@ -192,6 +192,10 @@ def _make(
         full_source=None if full is None else str(full),
         **options,
     )
+    asked = made.provenance.parameters.get("expected_active_asked")
+    if asked is not None:
+        note(f"{asked:g} active layers were asked for; all {made.num_layers} always train")
+    return made
 
 
 def _explain(made: Schedule, steps: int, stats: LayerStats | None, *, json: bool) -> None:
@@ -214,6 +218,8 @@ def _print(made: Schedule) -> None:
         )
     ]
     print_table(["layer", "score", "probability", "inclusion_probability"], rows)
+    if made.always_active:
+        note(f"besides them train in every interval: {', '.join(made.always_active)}")
 
 
 def _print_plan(made: Schedule, count: int) -> None:

@@ -26,6 +26,9 @@ _SHOWN = (
     "alpha_ks",
 )
 
+# Of fewer layers not even a perfect order is rarer than one in twenty by chance.
+_FEW_LAYERS = 5
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -134,6 +137,12 @@ def measure(
     if trust and not json:
         for column, verdict in stats.verdicts()["metrics"].items():
             note(f"{column}: {verdict_line(verdict)}")
+    seen = stats.meta["calibration"] or {}
+    if seen.get("samples_asked", 0) > seen.get("samples", 0):
+        note(
+            f"the text gives {seen['samples']} windows of {seen['seq_len']} tokens; "
+            f"{seen['samples_asked']} were asked for (--samples)"
+        )
     for problem in problems[:10]:
         note(f"not measured: {problem['name']}: {problem['reason']}")
     if len(problems) > 10:
@@ -217,6 +226,9 @@ def correlate(
         for pair in pairs
     ]
     print_table(["x", "y", "method", "rho", "p_value", "n", "interval"], rows)
+    few = min(pair.n for pair in pairs)
+    if few < _FEW_LAYERS:
+        note(f"{few} layers are too few to tell a correlation from chance")
 
 
 def plot(

@@ -31,7 +31,8 @@ def train(
     data: Path | None = typer.Option(
         None,
         metavar="FILE",
-        help="Text, or jsonl with text, prompt+response, messages or question+answer.",
+        help="Text, or jsonl with text, prompt+response, messages, question+answer or "
+        "instruction+output.",
     ),
     out: Path = typer.Option(..., metavar="RUN", help="Directory of the run."),
     schedule: Path | None = typer.Option(

@@ -59,6 +59,9 @@ class LayerResult:
     redraws: dict[str, list[float]] = field(default_factory=dict)
 
 
+#: Words that say something of one matrix and nothing of a block.
+_OF_MATRICES_ALONE = ("alpha_precision",)
+
 #: A block of which nothing can be measured, such as packed weights in one layer.
 _NOTHING = LayerResult({}, problems=("holds no matrix that can be measured",))
 
@@ -78,7 +81,11 @@ def tabulate(
     block_columns = [lod_column(m) + end for m in lods for end in ends]
     measured = [column for row in rows for column in row if column not in _IDENTITY]
     matrix_columns = list(dict.fromkeys(measured))
-    own = [column for column in matrix_columns if not column.startswith("lod_m")]
+    own = [
+        column
+        for column in matrix_columns
+        if not column.startswith("lod_m") and column not in _OF_MATRICES_ALONE
+    ]
     layers = [
         _layer_row(
             layer,
@@ -158,7 +165,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """Give columns the types that reading the file back gives."""
     of_matrices = "module" in table.columns
     for column in table.columns:
-        if column == "alpha_flag" and of_matrices:
+        if column in ("alpha_flag", "alpha_precision") and of_matrices:
             table[column] = table[column].fillna("")
         elif is_whole(column, table):
             table[column] = whole_numbers(table[column])

@@ -83,6 +83,7 @@ class Rule:
         return self.takes != "nothing"
 
 
+#: Name -> rule, in the order of registration.
 RULES: dict[str, Rule] = {}
 
 

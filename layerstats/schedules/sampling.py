@@ -109,6 +109,7 @@ class SamplingLaw:
             raise UsageError(msg)
 
 
+#: Name -> sampling law, in the order of registration.
 LAWS: dict[str, SamplingLaw] = {}
 
 

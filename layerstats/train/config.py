@@ -30,6 +30,7 @@ class Method:
     needs_scores: bool = False
 
 
+#: Name -> what trains and how, of each method.
 METHODS: Mapping[str, Method] = {
     "full": Method("everything", "adamw"),
     "lora": Method("adapters", "adamw"),

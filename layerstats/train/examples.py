@@ -20,6 +20,7 @@ __all__ = [
     "FORMS",
     "Example",
     "SkippedLines",
+    "instruction_prompt",
     "is_jsonl",
     "question_prompt",
     "read_examples",
@@ -27,7 +28,10 @@ __all__ = [
 ]
 
 #: What a line of jsonl may be; the loss is on the text, response, assistant turns or answer.
-FORMS = "text | prompt+response (or prompt+completion) | messages | question+answer"
+FORMS = (
+    "text | prompt+response (or prompt+completion) | messages | question+answer | "
+    "instruction+output (Alpaca, input optional)"
+)
 
 _JSONL = (".jsonl", ".ndjson")
 _KEYS: tuple[tuple[str, ...], ...] = (
@@ -36,7 +40,10 @@ _KEYS: tuple[tuple[str, ...], ...] = (
     ("prompt", "completion"),
     ("messages",),
     ("question", "answer"),
+    ("instruction", "output"),
 )
+# Alpaca's files say the same example twice: in parts and, under this key, written out.
+_WRITTEN_OUT = {("text",), ("instruction", "output")}
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -92,6 +99,36 @@ def question_prompt(question: str) -> str:
     return f"Question: {question.strip()}\nAnswer:"
 
 
+def instruction_prompt(instruction: str, context: str = "") -> str:
+    r"""Return the text before the answer to an instruction, as Stanford Alpaca writes it.
+
+    References
+    ----------
+    Taori et al. (2023), Stanford Alpaca, github.com/tatsu-lab/stanford_alpaca.
+
+    Examples
+    --------
+    >>> print(instruction_prompt("Add them.", "2 2").partition("\n\n")[2])
+    ### Instruction:
+    Add them.
+    <BLANKLINE>
+    ### Input:
+    2 2
+    <BLANKLINE>
+    ### Response:
+    <BLANKLINE>
+    """
+    with_input = ", paired with an input that provides further context" if context.strip() else ""
+    parts = [
+        f"Below is an instruction that describes a task{with_input}. "
+        "Write a response that appropriately completes the request.",
+        f"### Instruction:\n{instruction.strip()}",
+        *([f"### Input:\n{context.strip()}"] if with_input else []),
+        "### Response:\n",
+    ]
+    return "\n\n".join(parts)
+
+
 def read_examples(path: Path, tokenizer: Any, skipped: SkippedLines) -> Iterator[Example]:
     r"""Yield the examples of a file in order; lines that cannot be used go to `skipped`.
 
@@ -102,6 +139,8 @@ def read_examples(path: Path, tokenizer: Any, skipped: SkippedLines) -> Iterator
     - ``prompt`` and ``response`` (or ``completion``): the two as they are, with a line break
       between them if neither side has white space there; trained on the response.
     - ``question`` and ``answer``: ``Question: ...\nAnswer: ...``; trained on the answer.
+    - ``instruction``, ``output`` and perhaps ``input``: Alpaca's prompt (`instruction_prompt`);
+      trained on the output. ``text`` beside them, the same written out, is not read.
     - ``messages``, a list of ``{"role", "content"}``: through the tokenizer's chat template;
       without one, turns as ``User: ...`` separated by blank lines. Trained on the assistant's turns
       with the sign that ends them.
@@ -172,6 +211,8 @@ def _example(line: int, record: Any, template: ChatTemplate | None) -> Example:
         msg = f"a JSON {type(record).__name__}, not an object with {FORMS}"
         raise BadExample(msg)
     forms = [keys for keys in _KEYS if all(key in record for key in keys)]
+    if set(forms) == _WRITTEN_OUT:
+        forms = [("instruction", "output")]
     if len(forms) != 1:
         found = ", ".join(map(repr, sorted(record)))[:200] or "none"
         msg = f"keys are {found}; give one of {FORMS}"
@@ -186,6 +227,10 @@ def _example(line: int, record: Any, template: ChatTemplate | None) -> Example:
     if forms[0] == ("question", "answer"):
         prompt, answer = question_prompt(_text(record, "question")), _text(record, "answer")
         return Example(line, ((prompt, False), (f" {answer.strip()}", True)))
+    if forms[0] == ("instruction", "output"):
+        context = _text(record | {"input": record.get("input") or ""}, "input", may_be_empty=True)
+        prompt = instruction_prompt(_text(record, "instruction"), context)
+        return Example(line, ((prompt, False), (_text(record, "output"), True)))
     prompt, answer = _text(record, "prompt", may_be_empty=True), _text(record, forms[0][1])
     if prompt and not prompt[-1].isspace() and not answer[0].isspace():
         prompt += "\n"

@@ -103,6 +103,8 @@ def test_correlate_and_plot(
         "spearman",
     )
     assert -1 <= pair["interval"][0] <= pair["interval"][1] <= 1
+    assert run(["correlate", str(stats), "--metrics", "frobenius_norm,heavy_tail"]) == 0
+    assert "4 layers are too few to tell a correlation from chance" in capsys.readouterr().err
     for kind in ("layer-norms", "alpha", "esd"):
         picture = tmp_path / f"{kind}.svg"
         assert run(["plot", str(stats), "--kind", kind, "--out", str(picture)]) == 0
@@ -236,10 +238,19 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "Usage: layerstats" in capsys.readouterr().out
 
 
-def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
-    command = f"{sys.executable} -m layerstats inspect {tiny} --json | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+@pytest.mark.parametrize("lines", [1, 0])
+def test_a_closed_pipe_is_no_error(lines: int, tiny: Path) -> None:
+    command = f"{sys.executable} -m layerstats inspect {tiny} --json"
+    script = f"set -o pipefail; {command} | {'head -1' if lines else 'true'}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_on_the_hub_is_told_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "owner/name"]) == 3
+    assert "hf download owner/name --local-dir name" in capsys.readouterr().err
+    assert run(["inspect", "some/where/name"]) == 3
+    assert "hf download" not in capsys.readouterr().err
 
 
 def test_an_interrupt_leaves_with_130(

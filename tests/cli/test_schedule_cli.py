@@ -235,3 +235,16 @@ def test_help_names_every_rule_and_target(capsys: pytest.CaptureFixture[str]) ->
     shown = "".join(words(capsys, "export", "--help").split())
     for name in EXPORTERS:
         assert name in shown
+
+
+def test_what_a_reader_of_the_table_would_miss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "schedule.json")
+    plain = ["schedule", "--rule", "lisa", "--num-layers", "4", "--out", out, "--expected-active"]
+    assert run([*plain, "2"]) == 0
+    assert "besides them train in every interval: embed, head, norm" in capsys.readouterr().err
+    assert run([*plain, "9", "--always-active", ""]) == 0
+    said = capsys.readouterr().err
+    assert "9 active layers were asked for; all 4 always train" in said
+    assert "besides" not in said

@@ -20,6 +20,20 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 WINDOWS, SEQ_LEN = 6, 24
 
 
+def test_a_text_of_fewer_windows_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_family("llama", tmp_path / "llama")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    command = ["measure", str(folder), "--metrics", "lod", "--tokens", str(text), "--seq-len", "24"]
+    assert run([*command, "--samples", "6"]) == 0
+    assert "asked for" not in capsys.readouterr().err
+    assert run(command) == 0
+    said = f"the text gives {len(TEXT) // 24} windows of 24 tokens; 128 were asked for (--samples)"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
 def test_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_family(family, tmp_path / family)

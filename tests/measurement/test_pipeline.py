@@ -98,6 +98,24 @@ def test_what_is_saved_reads_back_the_same(tiny: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_certified_alphas_are_those_of_float64_and_say_so(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "wide", llama_tensors(layers=2, width=64))
+    exact = measure(folder, metrics=ALPHAS)
+    found = measure(folder, metrics=ALPHAS, precision="certified", out=tmp_path / "out")
+    again = LayerStats.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(again.matrices, found.matrices, check_exact=True)
+    pd.testing.assert_frame_equal(again.layers, found.layers, check_exact=True)
+    blocks = found.matrices[found.matrices["layer"].notna()]
+    square = blocks["rows"] == blocks["cols"]
+    assert set(blocks["alpha_precision"][square]) == {"float64"}
+    assert "float32" in set(blocks["alpha_precision"][~square])
+    assert "alpha_precision" not in found.layers
+    assert "alpha_precision" not in exact.matrices
+    for name in ALPHAS:
+        np.testing.assert_allclose(found.matrices[name], exact.matrices[name], rtol=1e-4)
+        np.testing.assert_allclose(found.layers[name], exact.layers[name], rtol=1e-4)
+
+
 def broken(change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     tensors = llama_tensors()
     name = "model.layers.1.self_attn.q_proj.weight"

@@ -75,6 +75,50 @@ def test_each_form_is_trained_on_its_answer_only(tmp_path: Path) -> None:
     ]
 
 
+def test_alpaca_lines_are_what_stanfords_program_makes_of_them(tmp_path: Path) -> None:
+    """Its two prompts, written out here as they stand in its train.py."""
+    bare = {"instruction": "Name a whale.", "input": "", "output": "Blue whale.", "text": "both"}
+    found, skipped = read(
+        tmp_path,
+        [
+            bare,
+            {"instruction": "Add.", "input": "2 2", "output": "4"},
+            {"instruction": "Name one.", "output": "One."},
+            {"instruction": "Add.", "input": 3, "output": "4"},
+            {"instruction": "Add.", "output": ""},
+            {"instruction": "Add.", "output": "4", "messages": TALK},
+        ],
+    )
+    assert [example.parts[0] for example in found] == [
+        (
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request.\n\n### Instruction:\nName a whale.\n\n### Response:\n",
+            False,
+        ),
+        (
+            "Below is an instruction that describes a task, paired with an input that provides "
+            "further context. Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n",
+            False,
+        ),
+        (
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request.\n\n### Instruction:\nName one.\n\n### Response:\n",
+            False,
+        ),
+    ]
+    assert [example.parts[1:] for example in found] == [
+        (("Blue whale.", True),),
+        (("4", True),),
+        (("One.", True),),
+    ]
+    assert skipped == [
+        "4: input is int, not text",
+        "5: output is empty",
+        "6: messages and instruction+output on one line; keep one of them",
+    ]
+
+
 def test_a_chat_template_writes_the_turns_and_its_own_ends(tmp_path: Path) -> None:
     ((example,), skipped) = read(tmp_path, [{"messages": TALK}], template=CHATML)
     assert skipped == []
@@ -133,7 +177,7 @@ def test_templates_that_refuse_or_rewrite_cost_a_line_each(tmp_path: Path) -> No
         ("[1, 2]", "a JSON list, not an object"),
         ("null", "a JSON NoneType"),
         ("{}", "keys are none; give one of text"),
-        ('{"instruction": "a", "output": "b"}', "keys are 'instruction', 'output'"),
+        ('{"instruction": "a", "answer": "b"}', "keys are 'answer', 'instruction'"),
         ('{"prompt": "a"}', "keys are 'prompt'"),
         ('{"text": "a", "prompt": "b", "response": "c"}', "text and prompt+response on one line"),
         ('{"prompt": "b", "response": "c", "completion": "d"}', "keep one of them"),

@@ -120,6 +120,7 @@ class Exporter:
     options: tuple[str, ...] = field(default=())
 
 
+#: Name -> exporter, in the order of registration.
 EXPORTERS: dict[str, Exporter] = {}
 
 
