@@ -55,8 +55,8 @@ WHY = {
     ("certified", "AlphaPruning"): (
         "Certified against AlphaPruning: 13x would leave nothing for the products, since the "
         "eigenvalues take about that long in float64, and from a float32 eigensolver no fix-finger "
-        "alpha of such a spectrum is certain. With float32 products half of such matrices are: the "
-        "others have eigenvalues at the edges of the histogram's bins, and a doubt costs both "
+        "alpha of such a spectrum is certain. With float32 products some are, but most matrices of "
+        "this size have eigenvalues at the edges of the histogram's bins, and a doubt costs both "
         "precisions. So `--precision auto` leaves alpha_hill to float64 beyond 1024."
     ),
 }
