@@ -57,7 +57,7 @@ class IncompleteError(LayerstatsError):
     exit_code = 6
 
 
-def choices(what: str, given: str, allowed: Iterable[str]) -> str:
+def choices(what: str, given: object, allowed: Iterable[str]) -> str:
     """Return the message for a name that is not in a list, with the nearest name that is.
 
     Examples
@@ -66,6 +66,6 @@ def choices(what: str, given: str, allowed: Iterable[str]) -> str:
     "unknown metric 'alpha_hil'; did you mean 'alpha_hill'? available: alpha_hill, lod"
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {given!r};{hint} available: {', '.join(names)}"

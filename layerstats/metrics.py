@@ -9,6 +9,7 @@ metric, write one function under `@metric`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 Values = dict[str, float | int | str]
+_LISA = "LISA, Pan et al. 2024, arXiv 2403.17919, section 3"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class MetricOptions:
     rules: tuple[str, ...] = ("peak", "mid", "ks")
 
     def __post_init__(self) -> None:
-        if not self.m or min(self.m) <= 0:
+        if not self.m or not all(0 < m < math.inf for m in self.m):
             msg = f"m is {list(self.m)}; give thresholds above 0, such as 7 or 7,13"
             raise UsageError(msg)
         if self.lower_bound not in powerlaw.LOWER_BOUNDS:
@@ -205,7 +207,7 @@ def resolve(names: Sequence[str]) -> list[Metric]:
     return [found for name, found in METRICS.items() if name in wanted]
 
 
-@metric("frobenius_norm", outside=True, reference="LISA, Pan et al. 2024, arXiv 2403.17919")
+@metric("frobenius_norm", outside=True, reference=_LISA)
 def _frobenius_norm(view: MatrixView) -> Values:
     """Root of the sum of squared weights, ||W||_F."""
     return {"frobenius_norm": view.norms.frobenius_norm}
@@ -273,32 +275,28 @@ def _alpha_ks(view: MatrixView) -> Values:
     }
 
 
-@metric(
-    "alpha_weightwatcher", reference="weightwatcher, Martin et al. 2021, Nature Communications 12"
-)
+@metric("alpha_weightwatcher", reference="weightwatcher, Martin et al. 2021, Nature Comm. 12")
 def _alpha_weightwatcher(view: MatrixView) -> Values:
     """Alpha by the package weightwatcher itself, as a second opinion; slow."""
     return {"alpha_weightwatcher": weightwatcher_alpha.alpha(view.weight)}
 
 
-@metric(
-    "noise_edge",
-    reference="Marchenko, Pastur 1967; Gavish, Donoho 2014, arXiv 1305.5870",
-)
+@metric("noise_edge", reference="Marchenko, Pastur 1967; Gavish, Donoho 2014, arXiv 1305.5870")
 def _noise_edge(view: MatrixView) -> Values:
     """Marchenko-Pastur edge of the noise in a matrix, singular values above it, and their SNR."""
     found = noise.noise_edge(view.esd, view.matrix.shape)
     return {"mp_edge": found.mp_edge, "num_spikes": found.num_spikes, "snr": found.snr}
 
 
-@metric("lora_norm", needs="adapter", implies=("frobenius_norm",), reference="LISA section 3")
+@metric("lora_norm", outside=True, needs="adapter", implies=("frobenius_norm",), reference=_LISA)
 def _lora_norm(view: MatrixView) -> Values:
     """Norm of a LoRA update ||s B A||_F, also over ||W||_F, and the norm of W + s B A."""
     assert view.adapter is not None
     pair = view.adapter.pair_for(view.matrix.name)
     size = view.norms.frobenius_norm
     if pair is None or view.matrix.fused:
-        return {"lora_norm": 0.0, "lora_relative_norm": 0.0, "lora_updated_norm": size}
+        unchanged: Values = {"lora_norm": 0.0, "lora_relative_norm": 0.0, "lora_updated_norm": size}
+        return unchanged if view.matrix.layer is not None else {}
     a, b = view.adapter.read(pair, shape=view.matrix.shape)
     update = abs(pair.scale) * norms.low_rank_norm(a, b)
     return {

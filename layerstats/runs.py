@@ -7,11 +7,10 @@ also while the run goes on. `log.jsonl` has one JSON object a line, each with a 
   `active_layers` (None where no layer is sampled), `trainable`, `tokens`, `tokens_per_second`,
   `memory` {`weights`, `gradients`, `optimizer`, `peak`, `base` in bytes, `measured_by`}; `base` is
   what a process holds beside the model, so training took `peak` - `base`
-- ``eval``: `step`, `loss`, `perplexity`, `tokens`, and `exact_match` where asked
+- ``eval``: `step`, `loss`, `perplexity`, `tokens`; or `step` and `exact_match`, at the end
 - ``track``: `step`, `metrics` {name: {`layers`: [...], `embed`, `head`}}
 - ``interval``: `step`, `interval`, `active_layers`, `skipped_blocks`
 - ``note``: `step`, `message`, what a reader of the run should know
-- ``end``: how the run ended
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ def of_kind(entries: Iterable[Entry], kind: str) -> list[Entry]:
 
     Examples
     --------
-    >>> of_kind([{"kind": "step", "step": 1}, {"kind": "end"}], "step")
+    >>> of_kind([{"kind": "step", "step": 1}, {"kind": "note"}], "step")
     [{'kind': 'step', 'step': 1}]
     """
     found = [entry for entry in entries if entry["kind"] == kind]

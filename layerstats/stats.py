@@ -68,7 +68,12 @@ UNITS = {
     "alpha_trust_lo": "exponent",
     "alpha_trust_hi": "exponent",
     "alpha_mid": "exponent",
+    "alpha_mid_xmin": "squared unit of the weights",
+    "alpha_mid_ks_distance": "0 to 1",
     "alpha_ks": "exponent",
+    "alpha_ks_xmin": "squared unit of the weights",
+    "alpha_ks_tail_k": "number of eigenvalues",
+    "alpha_ks_distance": "0 to 1",
     "alpha_weightwatcher": "exponent",
     "heavy_tail": "minus alpha_hill",
     "xmin": "squared unit of the weights",
@@ -109,7 +114,7 @@ def lod_column(m: float) -> str:
     >>> lod_column(7), lod_column(2.5)
     ('lod_m7', 'lod_m2.5')
     """
-    return f"lod_m{m:g}"
+    return f"lod_m{np.format_float_positional(m, trim='-')}"
 
 
 def missing_column(column: str, have: Sequence[str], known: Container[str] = ()) -> str:
@@ -136,6 +141,10 @@ def missing_column(column: str, have: Sequence[str], known: Container[str] = ())
         how = "measure it with --adapter LORA_DIR"
     elif column in ("heavy_tail", "ks_distance", "xmin", "tail_k"):
         how = "measure it with --metrics alpha_hill"
+    elif column in ("mp_edge", "num_spikes", "snr"):
+        how = "measure it with --metrics noise_edge"
+    elif column.startswith(("alpha_mid_", "alpha_ks_", "alpha_hill_")):
+        how = f"measure it with --metrics {'_'.join(column.split('_')[:2])}"
     elif column in known:
         how = f"measure it with --metrics {column}"
     else:
@@ -219,8 +228,8 @@ class LayerStats:
             The column was not measured.
         """
         if name not in self.columns():
-            if LOD_NAME.fullmatch(name):
-                raise UsageError(missing_column(name, self.columns()))
+            if LOD_NAME.fullmatch(name) or name in UNITS:
+                raise UsageError(missing_column(name, self.columns(), UNITS))
             raise UsageError(choices("metric", name, self.columns()))
         source = "alpha_hill" if name == "heavy_tail" else name
         values = self.blocks[source].astype(float)
@@ -243,7 +252,11 @@ class LayerStats:
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write layers.csv, matrices.csv and meta.json, each beside its place and then renamed."""
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"{folder}: cannot be a directory ({error.strerror}); give another"
+            raise UsageError(msg) from error
         for name, table in (("matrices.csv", self.matrices), ("layers.csv", self.layers)):
             replace_file(folder / name, table.to_csv(index=False, lineterminator="\n"))
         replace_file(folder / "meta.json", strict_json(self.meta, indent=2) + "\n")

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "checkpoint": 1,
+    "devices": 1,
     "numerics": 1,
     "stats": 1,
     "runs": 1,

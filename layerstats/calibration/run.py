@@ -16,6 +16,7 @@ from layerstats.calibration.stack import Stack
 from layerstats.calibration.tokens import token_windows
 from layerstats.calibration.visit import Progress, Visits
 from layerstats.calibration.walk import Refused, replay
+from layerstats.devices import check_device
 from layerstats.errors import UsageError, choices
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def calibrate_with(
         raise UsageError(msg)
     if dtype not in DTYPES:
         raise UsageError(choices("dtype", dtype, DTYPES))
-    place = _device(device)
+    place = check_device(device)
     with quiet(place):
         stack = Stack(checkpoint, dtype=DTYPES[dtype], device=place)
         _check_length(stack, seq_len)
@@ -77,6 +78,7 @@ def calibrate_with(
         "device": device,
         **how,
         **_describe(stack),
+        "matrices_without_tokens": sum(count == 0 for count in found.tokens.values()),
         "parameters_without_norms": _without_norms(stack, visits, shapes),
     }
     if group_of is not None:
@@ -96,21 +98,6 @@ def contiguous_groups(windows: int, groups: int) -> list[int] | None:
     """
     groups = min(groups, windows)
     return [window * groups // windows for window in range(windows)] if groups > 1 else None
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        msg = f"unknown device {name!r}; available: cpu, cuda, cuda:N"
-        raise UsageError(msg) from error
-    if device.type not in ("cpu", "cuda"):
-        msg = f"device {name!r} is not supported; available: cpu, cuda, cuda:N"
-        raise UsageError(msg)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        msg = f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
-        raise UsageError(msg)
-    return device
 
 
 def _check_length(stack: Stack, seq_len: int) -> None:

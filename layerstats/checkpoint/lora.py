@@ -301,6 +301,8 @@ def _what_it_is(name: str) -> str:
     for piece, reason in _OTHERS.items():
         if piece in name:
             return reason
+    if ".base_layer." in name:
+        return "the base model's own tensor, saved beside its update, which is what is measured"
     if name.endswith(".bias"):
         return "trained bias; only LoRA matrices are measured"
     return (

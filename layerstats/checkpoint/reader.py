@@ -25,7 +25,7 @@ import torch
 from layerstats.checkpoint.identity import weights_sample_hash
 from layerstats.checkpoint.index import CheckpointIndex, TensorEntry, read_index, read_json
 from layerstats.checkpoint.layout import Layout, Matrix, find_layout
-from layerstats.errors import CheckpointError, MissingError, choices
+from layerstats.errors import CheckpointError, MissingError, UsageError, choices
 
 __all__ = ["TORCH_DTYPES", "Checkpoint", "Layer", "LayerReader", "open_checkpoint"]
 
@@ -309,6 +309,11 @@ class LayerReader:
     ) -> None:
         self.checkpoint = checkpoint
         self.prefetch = prefetch
+        count = checkpoint.layout.num_layers
+        wrong = [layer for layer in layers or () if not 0 <= layer < count]
+        if wrong:
+            msg = f"layer {wrong[0]} is not there; the checkpoint has layers 0 to {count - 1}"
+            raise UsageError(msg)
         rows: dict[int, list[Matrix]] = {}
         for matrix in checkpoint.layout.matrices:
             if matrix.layer is not None and (layers is None or matrix.layer in layers):

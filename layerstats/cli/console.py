@@ -9,7 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["amount", "as_list", "as_numbers", "emit_json", "note", "print_table", "progress_bar"]
+import typer
+
+__all__ = [
+    "amount",
+    "as_list",
+    "as_numbers",
+    "emit_json",
+    "note",
+    "print_table",
+    "progress_bar",
+    "typed",
+]
 
 
 def emit_json(document: Any) -> None:
@@ -20,6 +31,16 @@ def emit_json(document: Any) -> None:
 def note(text: str) -> None:
     """Say something that is not data."""
     print(text, file=sys.stderr)
+
+
+def typed(context: typer.Context, *names: str) -> list[str]:
+    """Return those of a command's options that were typed, as `--name`."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

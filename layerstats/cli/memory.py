@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from layerstats.cli.console import as_list, emit_json, note, print_table, progress_bar
+from layerstats.cli.console import as_list, emit_json, note, print_table, progress_bar, typed
 from layerstats.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def memory(
+    context: typer.Context,
     source: str = typer.Argument(
         ..., metavar="CKPT|CONFIG|PRESET", help="Model directory, config.json, or llama-2-7b etc."
     ),
@@ -35,7 +36,7 @@ def memory(
     method: str | None = typer.Option(
         None,
         help="full | lora | galore | lisa | lisa-d | owlore-full | owlore; several with commas for "
-        "--plot and --budget.",
+        "--plot or --budget.",
     ),
     expected_active: float = typer.Option(2.0, help="Layers that train in an interval."),
     rank: int | None = typer.Option(None, help="Of GaLore [128] or LoRA [8]."),
@@ -66,7 +67,11 @@ def memory(
         "always_active": None if always_active is None else tuple(as_list(always_active)),
     }  # fmt: skip
     if budget is not None:
-        _budget(source, budget, method, settings, quiet=quiet, json=json)
+        if idle := [*typed(context, "sweep", "plot", "expected_active"), *(more or ())]:
+            msg = f"--budget finds the layers and draws nothing; leave {', '.join(idle)} out"
+            raise UsageError(msg)
+        sizes = (batch_size,) if typed(context, "batch_size") else None
+        _budget(source, budget, method, settings, batch_sizes=sizes, quiet=quiet, json=json)
         return
     grid = _grid([*(sweep or ()), *(more or ())])
     methods = as_list(method)
@@ -161,10 +166,11 @@ def _budget(
     method: str | None,
     settings: dict[str, Any],
     *,
+    batch_sizes: tuple[int, ...] | None,
     quiet: bool,
     json: bool,
 ) -> None:
-    from layerstats.train.budget import fit_budget
+    from layerstats.train.budget import BATCH_SIZES, fit_budget
 
     varied = ("expected_active", "rank", "seq_len", "batch_size", "method")
     fixed = {name: one for name, one in settings.items() if name not in varied}
@@ -176,6 +182,7 @@ def _budget(
             _bytes(budget),
             ranks=(settings["rank"],),
             seq_lens=(settings["seq_len"],),
+            batch_sizes=batch_sizes or BATCH_SIZES,
             methods=as_list(method) or tuple(METHODS),
             progress=progress,
             **fixed,

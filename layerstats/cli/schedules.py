@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from layerstats.cli.console import emit_json, note, print_table
+from layerstats.cli.console import emit_json, note, print_table, typed
 from layerstats.cli.exports import load_stats
 from layerstats.errors import UsageError
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+#: Options that make a schedule, and have nothing to say of one that is there already.
+_MAKING = (
+    "expected_active", "interval_steps", "seed", "metric", "direction", "normalise", "temperature",
+    "floor", "full", "sampling", "num_layers", "model", "always_active", "rank", "update_interval",
+    "scale",
+)  # fmt: skip
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -27,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def schedule(
+    context: typer.Context,
     source: str | None = typer.Argument(
         None,
         metavar="DIR|SCORES|SCHEDULE",
@@ -101,19 +109,19 @@ def schedule(
         return
     scores = _read(source)
     if rule is None and isinstance(scores, str):
-        made = _existing(scores, expected_active)
+        made = _existing(context, scores)
     elif rule is None or expected_active is None:
         missing = "--rule" if rule is None else "--expected-active"
         example = "layerstats schedule stats --rule owlore --expected-active 2"
         msg = f"missing {missing}; for example: {example}"
         raise UsageError(msg)
     else:
-        low_rank = {"rank": rank, "update_interval": update_interval, "scale": scale}
         made = _make(
             source, scores, rule, expected_active=expected_active, interval_steps=interval_steps,
             seed=seed, metric=metric, direction=direction, normalise=normalise, floor=floor,
             temperature=temperature, sampling=sampling, num_layers=num_layers, model=model,
-            low_rank=low_rank if rank else None, full=full, always_active=_names(always_active),
+            low_rank=_low_rank(context, rank, update_interval, scale), full=full,
+            always_active=_names(always_active),
         )  # fmt: skip
     if out is not None:
         made.save(out)
@@ -129,6 +137,17 @@ def schedule(
         if explain:
             print()
         _print_plan(made, show)
+
+
+def _low_rank(
+    context: typer.Context, rank: int | None, update_interval: int, scale: float
+) -> dict[str, Any] | None:
+    if rank is not None:
+        return {"rank": rank, "update_interval": update_interval, "scale": scale}
+    if idle := typed(context, "update_interval", "scale"):
+        msg = f"{' and '.join(idle)} go with --rank, which is not given"
+        raise UsageError(msg)
+    return None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -155,11 +174,14 @@ def _read(source: str | None) -> LayerStats | tuple[str, NDArray[Any]] | str | N
     return read_scores(source)
 
 
-def _existing(path: str, expected_active: float | None) -> Schedule:
+def _existing(context: typer.Context, path: str) -> Schedule:
     from layerstats.schedules import Schedule
 
-    if expected_active is not None:
-        msg = f"{path} is a schedule already; give --rule and scores to make another"
+    if given := typed(context, *_MAKING):
+        msg = (
+            f"{path} is a schedule already and stays as it is; leave {', '.join(given)} out, or "
+            "give --rule and scores to make another"
+        )
         raise UsageError(msg)
     return Schedule.from_json(path)
 

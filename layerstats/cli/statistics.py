@@ -24,6 +24,10 @@ _SHOWN = (
     "alpha_hill",
     "alpha_mid",
     "alpha_ks",
+    "alpha_weightwatcher",
+    "mp_edge",
+    "num_spikes",
+    "snr",
 )
 
 # Of fewer layers not even a perfect order is rarer than one in twenty by chance.
@@ -134,7 +138,17 @@ def measure(
         )
     else:
         _print_layers(stats)
-    if trust and not json:
+    _remarks(stats, problems, verdicts=trust and not json)
+    if out is not None and not json:
+        note(f"wrote {out}")
+    if strict and problems:
+        msg = f"{len(problems)} tensors could not be measured (--strict)"
+        raise IncompleteError(msg)
+
+
+def _remarks(stats: LayerStats, problems: list[dict[str, str]], *, verdicts: bool) -> None:
+    """Say what a reader of the table would miss."""
+    if verdicts:
         for column, verdict in stats.verdicts()["metrics"].items():
             note(f"{column}: {verdict_line(verdict)}")
     seen = stats.meta["calibration"] or {}
@@ -143,15 +157,13 @@ def measure(
             f"the text gives {seen['samples']} windows of {seen['seq_len']} tokens; "
             f"{seen['samples_asked']} were asked for (--samples)"
         )
+    if idle := seen.get("matrices_without_tokens", 0):
+        note(f"{idle} matrices of experts saw no token of the text: none of their weights can be")
+        note("an outlier, and the LOD of their blocks is too low; take a longer text")
     for problem in problems[:10]:
         note(f"not measured: {problem['name']}: {problem['reason']}")
     if len(problems) > 10:
         note(f"not measured: {len(problems) - 10} more, see meta.json and the column status")
-    if out is not None and not json:
-        note(f"wrote {out}")
-    if strict and problems:
-        msg = f"{len(problems)} tensors could not be measured (--strict)"
-        raise IncompleteError(msg)
 
 
 def _problems(stats: LayerStats) -> list[dict[str, str]]:
@@ -226,6 +238,8 @@ def correlate(
         for pair in pairs
     ]
     print_table(["x", "y", "method", "rho", "p_value", "n", "interval"], rows)
+    for reason in dict.fromkeys(pair.note for pair in pairs if pair.note):
+        note(reason)
     few = min(pair.n for pair in pairs)
     if few < _FEW_LAYERS:
         note(f"{few} layers are too few to tell a correlation from chance")

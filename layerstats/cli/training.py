@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,26 @@ if TYPE_CHECKING:
     from layerstats.train import TrainConfig, TrainResult
 
 __all__ = ["register"]
+
+#: Option -> who trains or how (`layerstats.train.config.METHODS`) where it says something.
+_GOES_WITH = {
+    "rank": ("galore", "adapters"),
+    **dict.fromkeys(("update_interval", "scale", "projection", "moments"), ("galore",)),
+    **dict.fromkeys(("lora_alpha", "lora_dropout", "lora_targets"), ("adapters",)),
+    **dict.fromkeys(
+        (
+            "expected_active",
+            "interval_steps",
+            "sampling",
+            "metric",
+            "state",
+            "activation_warmup_steps",
+            "correct_lr_after_reset",
+        ),
+        ("layers",),
+    ),
+}
+_WITHOUT_SCHEDULE = ("expected_active", "interval_steps", "sampling", "stats", "metric")
 
 
 def register(app: typer.Typer) -> None:
@@ -139,6 +160,8 @@ def _config(given: dict[str, Any], *, resume: bool) -> TrainConfig:
     """Make the config of the options given; with --resume the run's own fill in what is not."""
     from layerstats.train import RunDirectory, TrainConfig
 
+    if not resume:
+        _check_idle(given)
     plain = {name: str(one) if isinstance(one, Path) else one for name, one in given.items()}
     for name in ("always_active", "track"):
         if name in plain:
@@ -159,6 +182,31 @@ def _config(given: dict[str, Any], *, resume: bool) -> TrainConfig:
         )
         raise UsageError(msg)
     return TrainConfig.from_dict(plain)
+
+
+def _check_idle(given: Mapping[str, Any]) -> None:
+    """Refuse options that the run would never look at."""
+    from layerstats.train.config import METHODS
+
+    method = METHODS.get(given.get("method", ""))
+    kinds = {method.who, method.how} if method is not None else set()
+    for name in given:
+        wanted = _GOES_WITH.get(name)
+        if method is not None and wanted is not None and not kinds & set(wanted):
+            able = [other for other, one in METHODS.items() if {one.who, one.how} & set(wanted)]
+            msg = f"{_option(name)} goes with {', '.join(able)}, not with {given['method']}"
+            raise UsageError(msg)
+    idle = [_option(name) for name in _WITHOUT_SCHEDULE if name in given]
+    if "schedule" in given and idle:
+        msg = f"{', '.join(idle)} are for a schedule made here; --schedule has its own"
+        raise UsageError(msg)
+    if "eval_every" in given and not {"validation", "validation_fraction"} & given.keys():
+        msg = "--eval-every needs held-out data: give --validation or --validation-fraction"
+        raise UsageError(msg)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _ranks(text: str) -> list[int]:

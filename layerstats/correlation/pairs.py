@@ -176,13 +176,16 @@ def _columns(
         msg = f"give two or more different metrics to correlate, got {', '.join(names) or 'none'}"
         raise UsageError(msg)
     columns: dict[str, FloatArray] = {}
+    keys: dict[str, Any] = (
+        {} if isinstance(source, LayerStats) else {str(key): key for key in source}
+    )
     for name in names:
         if isinstance(source, LayerStats):
             columns[name] = np.asarray(source.layer_column(name), dtype=np.float64)
-        elif name not in source:
-            raise UsageError(choices("column", name, map(str, source)))
+        elif name not in keys:
+            raise UsageError(choices("column", name, keys))
         else:
-            columns[name] = _vector(name, source[name])
+            columns[name] = _vector(name, source[keys[name]])
     lengths = {name: values.size for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())

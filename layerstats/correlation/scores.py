@@ -126,9 +126,9 @@ def _read_column(file: Path, text: str, column: str | None) -> tuple[str, FloatA
             raise CheckpointError(msg)
         layer = float(len(found))
         if by_layer is not None:
-            if not row[by_layer].strip():
+            layer = _number(row[by_layer].strip() or "nan", f"{file}:{line}")
+            if math.isnan(layer):
                 continue
-            layer = _number(row[by_layer].strip(), f"{file}:{line}")
         found.append((layer, _number(row[place].strip() or "nan", f"{file}:{line}")))
     if not found:
         msg = f"{file}: column {name!r} has no rows; give a table with one row a layer"
@@ -138,7 +138,15 @@ def _read_column(file: Path, text: str, column: str | None) -> tuple[str, FloatA
             f"{file}: has several rows for a layer; give a table with one row a layer (layers.csv)"
         )
         raise CheckpointError(msg)
-    return name, np.array([value for _, value in sorted(found, key=lambda pair: pair[0])])
+    found.sort(key=lambda pair: pair[0])
+    for place, (layer, _) in enumerate(found):
+        if layer != found[0][0] + place or layer < 0 or layer % 1:
+            msg = (
+                f"{file}: has a row for layer {layer:g} where {found[0][0] + place:g} is next; "
+                "give one row for each layer, numbered without a gap"
+            )
+            raise CheckpointError(msg)
+    return name, np.array([value for _, value in found])
 
 
 def _choose(file: Path, header: list[str], column: str | None) -> str:

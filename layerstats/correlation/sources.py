@@ -57,6 +57,9 @@ def correlate_sources(
     files = [path for path in sources if not Path(path).is_dir()]
     for file in files:
         locate(file)
+    if not sources:
+        msg = "nothing to correlate; give a statistics directory or files of scores"
+        raise UsageError(msg)
     if metrics and not directories:
         msg = f"metrics are for statistics directories, but {files[0]} is a file; leave them out"
         raise UsageError(msg)

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from layerstats.checkpoint.layout import Matrix
 from layerstats.checkpoint.lora import Adapter, open_adapter
 from layerstats.checkpoint.reader import Checkpoint, Layer, LayerReader, open_checkpoint
+from layerstats.devices import check_device
 from layerstats.errors import LayerstatsError
 from layerstats.measurement.activations import activation_norms
 from layerstats.measurement.doubts import (
@@ -40,7 +41,6 @@ from layerstats.measurement.request import (
     DEFAULT_METRICS,
     check_adapter,
     check_checkpoint,
-    check_device,
     check_needs,
     check_workers,
     default_metrics,
@@ -184,7 +184,7 @@ def measure(
     started = time.monotonic()
     checkpoint = open_checkpoint(path)
     check_checkpoint(checkpoint)
-    metrics = default_metrics(tokens, activations) if metrics is None else metrics
+    metrics = default_metrics(tokens, activations, adapter) if metrics is None else metrics
     chosen = tuple(resolve(with_rivals(metrics) if trust else metrics))
     options = metric_options(chosen, m, lower_bound, precision, trust=trust)
     check_needs(

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from layerstats.checkpoint.lora import Adapter
 from layerstats.checkpoint.reader import Checkpoint
 from layerstats.errors import CheckpointError, UsageError
@@ -19,7 +17,6 @@ __all__ = [
     "DEFAULT_METRICS",
     "check_adapter",
     "check_checkpoint",
-    "check_device",
     "check_needs",
     "check_workers",
     "default_metrics",
@@ -49,20 +46,24 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         raise CheckpointError(msg)
 
 
-def default_metrics(tokens: Any, activations: Any) -> tuple[str, ...]:
-    """Return what is measured when nobody says otherwise: LOD too where there is input for it.
+def default_metrics(tokens: Any, activations: Any, adapter: Any = None) -> tuple[str, ...]:
+    """Return what is measured when nobody says otherwise: more where there is input for more.
 
     Examples
     --------
     >>> default_metrics("text.txt", None)[-2:]
     ('alpha_hill', 'lod')
     """
-    without = tokens is None and activations is None
-    return DEFAULT_METRICS if without else (*DEFAULT_METRICS, *_of_activations())
+    with_text = tokens is not None or activations is not None
+    return (
+        *DEFAULT_METRICS,
+        *(_that_need("adapter") if adapter is not None else ()),
+        *(_that_need("activations") if with_text else ()),
+    )
 
 
-def _of_activations() -> list[str]:
-    return [name for name, found in METRICS.items() if found.needs == "activations"]
+def _that_need(what: str) -> list[str]:
+    return [name for name, found in METRICS.items() if found.needs == what]
 
 
 def check_needs(
@@ -93,9 +94,17 @@ def check_needs(
         msg_1 = (
             f"{' and '.join(idle)} given, but none of the metrics "
             f"{', '.join(found.name for found in metrics)} takes a calibration: add "
-            f"{' or '.join(_of_activations())} to --metrics, or leave {' and '.join(idle)} out"
+            f"{' or '.join(_that_need('activations'))} to --metrics, or leave "
+            f"{' and '.join(idle)} out"
         )
         raise UsageError(msg_1)
+    if adapter is not None and "adapter" not in names:
+        msg_2 = (
+            f"--adapter given, but none of the metrics {', '.join(found.name for found in metrics)}"
+            f" looks at it: add {' or '.join(_that_need('adapter'))} to --metrics, or leave "
+            "--adapter out"
+        )
+        raise UsageError(msg_2)
 
 
 def check_workers(workers: int | None) -> int:
@@ -111,22 +120,6 @@ def check_workers(workers: int | None) -> int:
         msg = f"workers is {workers}; give at least 1"
         raise UsageError(msg)
     return workers
-
-
-def check_device(device: str) -> torch.device:
-    """Return the torch device, refusing one that is not there."""
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        msg = f"unknown device {device!r}; give cpu, cuda or cuda:N"
-        raise UsageError(msg) from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device!r} is not available: this torch sees no CUDA GPU; use --device cpu"
-        raise UsageError(msg)
-    if where.type not in ("cpu", "cuda"):
-        msg = f"device {device!r} cannot be used; give cpu, cuda or cuda:N"
-        raise UsageError(msg)
-    return where
 
 
 def check_adapter(adapter: Adapter, checkpoint: Checkpoint) -> None:
@@ -163,7 +156,12 @@ def metric_options(
     """Return the parameters of the metrics; a spectrum needed anyway decides the precision."""
     names = {found.name for found in metrics}
     rules = tuple(rule for name, rule in _RULES.items() if name in names)
-    options = MetricOptions(tuple(float(value) for value in m), lower_bound, precision, rules)
+    try:
+        multiples = tuple(dict.fromkeys(float(value) for value in m))
+    except (TypeError, ValueError):
+        msg = f"m is {m!r}; give a list of numbers, such as [7] or [7, 13]"
+        raise UsageError(msg) from None
+    options = MetricOptions(multiples, lower_bound, precision, rules)
     # The range of alpha over bins takes the spectrum too.
     exact = bool(names & _SPECTRAL) or not rules or trust
     return dataclasses.replace(options, precision="float64") if exact else options

@@ -131,6 +131,9 @@ def block_outliers(
     columns = (
         [_finite_sums(i, w) for i, w in enumerate(weights)] if column_sums is None else column_sums
     )
+    if [len(c) for c in columns] != [len(x) for x in vectors]:
+        msg = "column_sums do not fit: give one vector a matrix, with a sum for each of its columns"
+        raise UsageError(msg)
     sums = [float(c @ x) for c, x in zip(columns, vectors, strict=True)]
     sizes = [w.numel() for w in weights]
     mean = math.fsum(sums) / sum(sizes)

@@ -91,9 +91,11 @@ def correlation(
     used, ends, gone = _parts(pairs, exclude_ends=exclude_ends)
     if ranks:
         used, ends = used.rank(), ends.iloc[:0]
-    colours: dict[str, Any] = {"cmap": "cividis", "vmin": 0, "vmax": max(1, len(pairs) - 1)}
-    look: dict[str, Any] = {"s": 34, "edgecolors": INK, "linewidths": 0.5, "zorder": 3, **colours}
-    drawn = ax.scatter(used["x"], used["y"], c=used.index, **{**look, **points})
+    look: dict[str, Any] = {"s": 34, "edgecolors": INK, "linewidths": 0.5, "zorder": 3}
+    if not {"c", "color"} & points.keys():
+        last = max(1, len(pairs) - 1)
+        look |= {"c": used.index, "cmap": "cividis", "vmin": 0, "vmax": last}
+    drawn = ax.scatter(used["x"], used["y"], **{**look, **points})
     if len(ends):
         hollow: dict[str, Any] = {
             "facecolors": "none",

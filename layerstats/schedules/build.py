@@ -139,7 +139,7 @@ def schedule(
     if floor:
         parameters["floor"] = float(floor)
     if full_source is not None:
-        parameters["full"] = full_source
+        parameters["full"] = str(full_source)
     if expected_active > weights.size:
         parameters["expected_active_asked"] = float(expected_active)
     return Schedule(
@@ -155,7 +155,7 @@ def schedule(
         inclusion_probabilities=_inclusion(sampling, target, floor),
         always_active=tuple(always_active),
         low_rank=_low_rank(low_rank),
-        provenance=Provenance(stats=source, parameters=parameters),
+        provenance=Provenance(stats=None if source is None else str(source), parameters=parameters),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from layerstats.errors import UsageError, choices
@@ -131,10 +132,11 @@ def _count(stats: LayerStats | ArrayLike | None, num_layers: int | None, rule: R
     if num_layers is None:
         msg = f"rule {rule.name!r} needs num_layers: give statistics, one score a layer, or "
         raise UsageError(msg + "num_layers")
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+    whole = isinstance(num_layers, int | np.integer) and not isinstance(num_layers, bool)
+    if not whole or num_layers < 1:
         msg = f"num_layers must be a whole number from 1, got {num_layers!r}"
         raise UsageError(msg)
-    return num_layers
+    return int(num_layers)
 
 
 def _default_metric(stats: LayerStats, rule: Rule) -> str:
@@ -176,7 +178,7 @@ def _blend(
         msg = f"rule {rule.name!r} needs a statistics directory: its metric names several columns"
         raise UsageError(msg)
     assert metric is not None  # `_refuse_unused` has seen to it
-    text = metric if isinstance(metric, str) else ",".join(f"{k}={v:g}" for k, v in metric.items())
+    text = metric if isinstance(metric, str) else _written(metric)
     factors = parse_blend(text)
     if not factors:
         msg = "a blend has no columns; give columns with factors, such as lod_m7=0.7,heavy_tail=0.3"
@@ -197,6 +199,17 @@ def _blend(
         normalise=normalise,
     )
     return Gathered(given, text, "blend", parameters)
+
+
+def _written(factors: Any) -> str:
+    """Write the factors of a blend to the last digit, as `parse_blend` reads them."""
+    if not isinstance(factors, Mapping):
+        msg = f"a blend's metric is {factors!r}; give a mapping such as {{'lod_m7': 0.7}}, or text"
+        raise UsageError(msg)
+    return ",".join(
+        f"{name}={repr(float(one)) if isinstance(one, int | float | np.number) else one}"
+        for name, one in factors.items()
+    )
 
 
 def _pair(

@@ -208,7 +208,11 @@ def _warnings(
     if schedule.law.follows_target and empty > 0.001:
         found.append(
             f"{100 * empty:.1f} % of the intervals train no layer at all; "
-            "sampling systematic has a fixed number"
+            + (
+                "expected_active of 1 or more helps"
+                if schedule.expected_active < 1
+                else "sampling systematic has a fixed number"
+            )
         )
     scores = np.array(schedule.scores)
     if RULES[schedule.rule].needs_scores if schedule.rule in RULES else False:

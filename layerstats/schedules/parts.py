@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 __all__ = ["LowRank", "ModelRef", "Provenance", "created_by"]
 
 
@@ -54,6 +56,13 @@ class LowRank:
     rank: int = 128
     update_interval: int = 200
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        # NumPy's numbers become Python's, which JSON takes.
+        for name in ("rank", "update_interval", "scale"):
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from layerstats import runs
+from layerstats.devices import check_device
 from layerstats.errors import UsageError
 from layerstats.schedules import Schedule
 from layerstats.train.config import TrainConfig
@@ -104,11 +105,7 @@ def begin(config: TrainConfig, *, resume: bool) -> Start:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        msg = "device cuda: torch sees no CUDA device here; give device cpu"
-        raise UsageError(msg)
-    return device
+    return check_device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _data(config: TrainConfig, tokenizer: Any) -> tuple[TrainingData, TrainingData | None]:

@@ -18,9 +18,10 @@ from layerstats.train.memory import MemoryPlan
 from layerstats.train.presets import model_config
 from layerstats.train.sweep import Planner, Progress, concerns
 
-__all__ = ["Fit", "fit_budget"]
+__all__ = ["BATCH_SIZES", "Fit", "fit_budget"]
 
-_BATCH_SIZES = (1, 4, 16)
+#: Windows in a micro-batch that are tried where nothing is said.
+BATCH_SIZES = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def fit_budget(
     methods: Sequence[str] = tuple(METHODS),
     ranks: Sequence[int | None] = (None,),
     seq_lens: Sequence[int] = (512,),
-    batch_sizes: Sequence[int] = _BATCH_SIZES,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     progress: Progress | None = None,
     **settings: Any,
 ) -> list[Fit]:

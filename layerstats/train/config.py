@@ -6,6 +6,7 @@ A method is who trains (everything, adapters, layers by a schedule) times how th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -71,6 +72,9 @@ _AT_LEAST: Mapping[str, float] = {
     "track_every": 1,
     "exact_match_limit": 1,
 }
+#: Those of them that need not be whole.
+_FRACTIONS = ("lr", "weight_decay", "expected_active", "lora_dropout")
+_FILES = ("model", "data", "out", "schedule", "stats", "validation", "exact_match")
 _ABOVE_ZERO = ("epochs", "scale", "eps", "max_grad_norm", "lora_alpha")
 _ALWAYS_ACTIVE = ("embed", "head", "norm")
 
@@ -89,6 +93,11 @@ class TrainConfig:
         Schedule file, for the layerwise methods. Without one, "lisa" and "lisa-d" make their own
         from `expected_active`, `interval_steps`, `sampling` and `seed`; "owlore-full" and "owlore"
         too if `stats` names a statistics directory or a file of scores.
+    stats, metric : str, optional
+        Statistics or scores for such a schedule, and their column; `lod_m7` by default.
+    sampling : str
+        Law of the draws, for a schedule made here: "systematic" (default), "bernoulli",
+        "successive", "quota" or "reshuffle".
     expected_active : float
         Layers that train in an interval, for a schedule made here; 2 as in LISA.
     interval_steps : int
@@ -101,6 +110,8 @@ class TrainConfig:
         Tokens in a window.
     batch_size, accumulation : int
         Windows in a micro-batch, and micro-batches in an optimizer step.
+    packing : bool
+        Fill windows with several examples (default); otherwise each has a window of its own.
     lr : float
         Peak learning rate; 3e-4 as OwLore for LLaMA-2.
     lr_schedule : str
@@ -111,8 +122,9 @@ class TrainConfig:
         vectors.
     rank, update_interval, scale, projection, moments
         GaLore's: rank (default 128, or the schedule's `low_rank`), active steps between bases,
-        factor of the update, how a basis is found, and what moments do when it changes. For
-        "lora", `rank` is the adapters' (default 8).
+        factor of the update, how a basis is found ("randomised", the default, or "svd"), and what
+        moments do when it changes ("rotate", the default, or "keep"). For "lora", `rank` is the
+        adapters' (default 8).
     rank_per_layer : tuple of int, optional
         GaLore's rank, one a block, instead of `rank`.
     lora_alpha, lora_dropout, lora_targets
@@ -132,6 +144,8 @@ class TrainConfig:
         Recompute activations in the backward pass (never the reentrant way).
     device : str, optional
         "cuda" where there is one, else "cpu".
+    seed : int
+        Of the order of the data, the draws, dropout and new bases.
     save_every, eval_every, track_every : int, optional
         Optimizer steps between checkpoints, held-out evaluations, records of layer metrics.
     validation, validation_fraction
@@ -209,9 +223,19 @@ class TrainConfig:
     track_every: int = 10
 
     def __post_init__(self) -> None:
+        for name in _FILES:
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(choices(name, getattr(self, name), allowed))
+        self._check_numbers()
+        self._check_together()
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers outside their range."""
+        for name in (*_AT_LEAST, *_ABOVE_ZERO):
+            _check_number(name, getattr(self, name))
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
@@ -226,7 +250,6 @@ class TrainConfig:
             _check_share(name, value)
         _check_share("validation_fraction", self.validation_fraction)
         _check_share("lora_dropout", self.lora_dropout)
-        self._check_together()
 
     def _check_together(self) -> None:
         """Refuse settings that contradict each other."""
@@ -292,8 +315,21 @@ class TrainConfig:
         for name in data:
             if name not in names:
                 raise UsageError(choices("setting", name, names))
+        missing = [one for one in ("model", "data", "out", "method") if one not in data]
+        if missing:
+            msg = f"settings are missing: {', '.join(missing)}"
+            raise UsageError(msg)
         tuples = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **tuples})
+
+
+def _check_number(name: str, value: object) -> None:
+    """Refuse what is no number, and parts where only whole numbers make sense."""
+    fraction = name in _FRACTIONS or name in _ABOVE_ZERO
+    allowed = (int, float) if fraction else (int,)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, allowed)):
+        msg = f"{name} must be a {'' if fraction else 'whole '}number, not {value!r}"
+        raise UsageError(msg)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -134,6 +134,57 @@ def test_train_lora_and_memory(folder: Path, capsys: pytest.CaptureFixture[str])
     assert less["peak_bytes"] < plain["peak_bytes"] < more["peak_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("measure /model --m 7,nan --metrics lod --tokens /text.txt", "thresholds above 0"),
+        ("measure /model --metrics mean_abs --adapter /lora", "add lora_norm to --metrics"),
+        ("schedule /made.json --seed 5 --sampling quota --out /x.json", "leave --seed, --sampling"),
+        (
+            "schedule --rule lisa --num-layers 4 --expected-active 2 --scale 3",
+            "--scale go with --rank",
+        ),
+        ("memory /model --budget 1GB --plot /x.png", "leave --plot out"),
+        ("memory /model --budget 1GB rank=1,2", "leave rank=1,2 out"),
+        ("train /model --method full --rank 8", "--rank goes with lora, galore, owlore, not with"),
+        ("train /model --method full --state keep", "not with full"),
+        ("train /model --method lisa --lora-alpha 3", "--lora-alpha goes with lora, not with lisa"),
+        (
+            "train /model --method lisa --schedule /made.json --expected-active 5",
+            "--expected-active are for a schedule made here",
+        ),
+        ("train /model --method lisa --eval-every 2", "needs held-out data"),
+        ("train /model --method lisa --device x", "unknown device 'x'"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    line: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"{line} --data /sums.jsonl --steps 2 --out /y" if line.startswith("train") else line
+    plain = "schedule --rule lisa --num-layers 8 --expected-active 2 --out /made.json"
+    assert run(typed(folder, plain)) == 0
+    capsys.readouterr()
+    assert run(typed(folder, line)) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+    assert not (folder / "y").exists()
+
+
+def test_budget_takes_the_batch_size_that_is_given(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "memory /model --method lisa --budget 1GB --batch-size 2 --seq-len 32 --quiet --json"
+    assert {fit["batch_size"] for fit in document(folder, line, capsys)["fits"]} == {2}
+
+
+def test_metrics_of_all_kinds_are_in_the_table(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(typed(folder, "measure /model --metrics noise_edge --quiet")) == 0
+    assert "mp_edge" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_no_option_is_left_out() -> None:
     texts = "".join(file.read_text(encoding="utf-8") for file in TESTS.rglob("*.py"))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -195,3 +195,8 @@ def test_statistics_need_names() -> None:
     frame = pd.DataFrame({"layer": [0], "kind": "block", "mean_abs": [2.0]})
     with pytest.raises(UsageError, match="give the metrics to correlate; measured: mean_abs"):
         correlate(LayerStats(matrices=pd.DataFrame(), layers=frame, meta={}))
+
+
+def test_columns_may_be_called_by_numbers() -> None:
+    [pair] = correlate(pd.DataFrame({0: [1, 2, 3, 4], 1: [1, 2, 4, 3]}))
+    assert (pair.x, pair.y, pair.rho) == ("0", "1", pytest.approx(0.8))

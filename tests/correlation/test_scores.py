@@ -40,6 +40,8 @@ def test_csv_columns(tmp_path: Path) -> None:
     name, values = read_scores(f"{file}:lod")
     assert name == "lod"
     assert np.array_equal(values, [math.nan, 0.5, 0.25], equal_nan=True)
+    outside = write(tmp_path, "outside.csv", "layer,score\nnan,9\n1,5\n0,4\n")
+    assert read_scores(outside)[1].tolist() == [4, 5]
     only = write(tmp_path, "one.csv", "layer,score\n0,3\n1,4\n")
     assert read_scores(only)[1].tolist() == [3, 4]
     tabs = write(tmp_path, "t.tsv", "a\tb\n1\t2\n")
@@ -74,6 +76,9 @@ def test_a_file_with_a_colon_in_its_name(tmp_path: Path) -> None:
         ("a.csv", "", "", UsageError, "available: none"),
         ("a.csv", "layer,b\n0,1\n0,2\n", "", CheckpointError, "several rows for a layer"),
         ("a.csv", "layer,b\nx,1\n", "", CheckpointError, "a.csv:2: 'x' is not a number"),
+        ("a.csv", "layer,b\n0,1\n2,2\n", "", CheckpointError, "layer 2 where 1 is next"),
+        ("a.csv", "layer,b\n-1,1\n0,2\n", "", CheckpointError, "layer -1"),
+        ("a.csv", "layer,b\n0.5,1\n1.5,2\n", "", CheckpointError, "layer 0.5"),
     ],
 )
 def test_errors_name_file_and_line(

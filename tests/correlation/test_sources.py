@@ -91,3 +91,8 @@ def test_a_source_that_is_not_there_is_said_to_be_missing(directory: Path, tmp_p
 def test_a_column_of_lod_that_was_not_measured(directory: Path) -> None:
     with pytest.raises(UsageError, match=r"no column 'lod_m3' .*--metrics lod --m 3 --tokens TEXT"):
         correlate_sources([directory], ["lod_m3", "heavy_tail"])
+
+
+def test_no_sources_at_all() -> None:
+    with pytest.raises(UsageError, match="nothing to correlate"):
+        correlate_sources([], ["lod_m7"])

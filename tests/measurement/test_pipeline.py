@@ -16,10 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerstats import LayerReader, open_checkpoint
 from layerstats.errors import CheckpointError, LayerstatsError, MissingError, UsageError
 from layerstats.measurement import measure
 from layerstats.metrics import METRICS, combine, resolve
-from layerstats.stats import LayerStats
+from layerstats.stats import LOD_NAME, LayerStats, lod_column
 from tests.conftest import llama_tensors, write_checkpoint
 
 WEIGHT_METRICS = ["frobenius_norm", "mean_abs", "spectral_norm", "stable_rank"]
@@ -96,6 +97,47 @@ def test_what_is_saved_reads_back_the_same(tiny: Path, tmp_path: Path) -> None:
         "matrices.csv",
         "meta.json",
     ]
+
+
+@pytest.mark.parametrize("m", [7, "x", [], [0], [float("nan")], [7, float("inf")], ["a"]])
+def test_thresholds_that_make_no_sense_are_refused(tiny: Path, m: object) -> None:
+    with pytest.raises(UsageError, match="m is"):
+        measure(tiny, metrics=["mean_abs"], m=m)  # type: ignore[arg-type]
+
+
+def test_a_column_is_named_by_all_digits_of_its_threshold() -> None:
+    names = {7: "lod_m7", 2.5: "lod_m2.5", 1e-5: "lod_m0.00001", 1234567.5: "lod_m1234567.5"}
+    for m, name in names.items():
+        assert lod_column(m) == name
+        assert LOD_NAME.fullmatch(name)
+
+
+def test_every_measured_column_has_a_unit(tiny: Path) -> None:
+    stats = measure(tiny, metrics=[*WEIGHT_METRICS, *ALPHAS, "noise_edge"])
+    assert all(stats.meta["units"].values())
+
+
+def test_what_was_not_measured_says_what_to_measure(tiny: Path) -> None:
+    stats = measure(tiny, metrics=["mean_abs"])
+    for column, how in (
+        ("alpha_hill", "alpha_hill"),
+        ("heavy_tail", "alpha_hill"),
+        ("snr", "noise_edge"),
+        ("alpha_ks_xmin", "alpha_ks"),
+    ):
+        with pytest.raises(UsageError, match=f"--metrics {how}$"):
+            stats.layer_column(column)
+
+
+def test_layers_that_are_not_there_are_named(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="layer 99 is not there; the checkpoint has layers 0 to 3"):
+        LayerReader(open_checkpoint(tiny), [0, 99])
+
+
+def test_statistics_are_not_saved_over_a_file(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be a directory"):
+        measure(tiny, metrics=["mean_abs"]).save(tmp_path / "file")
 
 
 def test_certified_alphas_are_those_of_float64_and_say_so(tmp_path: Path) -> None:
@@ -288,7 +330,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
 def test_cuda_without_a_gpu_is_one_line(tiny: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="no CUDA GPU"):
+    with pytest.raises(UsageError, match="torch sees 0 CUDA devices"):
         measure(tiny, device="cuda")
 
 

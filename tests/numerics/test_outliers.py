@@ -246,3 +246,9 @@ def test_bad_arguments_are_named() -> None:
     norms[1][[3, 4]] = [float("nan"), -1]
     with pytest.raises(MatrixError, match="norms of matrix 1 have 2 non-finite or negative"):
         block_outliers(weights, norms, [7])
+
+
+@pytest.mark.parametrize("sums", [[], [np.ones(3)], [np.ones(2), np.ones(2)]])
+def test_column_sums_that_do_not_fit_are_refused(sums: list[np.ndarray]) -> None:
+    with pytest.raises(UsageError, match="column_sums do not fit"):
+        block_outliers([torch.ones(4, 2)], [None], [7], column_sums=sums)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from layerstats import plots
@@ -82,3 +83,10 @@ def test_numbers_lie_on_no_point(num_layers: int, stats: Any) -> None:
     for text in numbers:
         box = text.get_window_extent()
         assert not any(box.contains(*point) for point in points)
+
+
+def test_one_colour_for_all_points() -> None:
+    table = pd.DataFrame({"lod_m7": [0.9, 0.4, 0.2], "alpha_hill": [1.8, 2.9, 3.1]})
+    for colour in ({"color": "k"}, {"c": "k"}):
+        drawn = plots.correlation(table, **colour).collections[0]
+        assert drawn.get_facecolors().tolist() == [[0.0, 0.0, 0.0, 1.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,32 @@ def test_numpy_numbers_make_the_same_file() -> None:
     plain = schedule("lisa", num_layers=4, **numbers)  # type: ignore[arg-type]
     wrapped = {name: np.int64(value) for name, value in numbers.items()}
     assert schedule("lisa", num_layers=4, **wrapped).to_json() == plain.to_json()  # type: ignore[arg-type]
+
+
+def test_numpy_numbers_and_paths_can_be_saved_too() -> None:
+    made = schedule(
+        "owlore",
+        [2.0, 1.0],
+        expected_active=1,
+        source=Path("stats"),  # type: ignore[arg-type]
+        low_rank={"rank": np.int64(8), "scale": np.float32(0.5)},
+    )
+    assert Schedule.from_json(made.to_json()) == made
+    assert made.provenance.stats == "stats"
+    assert schedule("lisa", num_layers=np.int64(4), expected_active=1).num_layers == 4  # type: ignore[arg-type]
+
+
+def test_a_blend_is_the_same_as_text_and_as_a_mapping(llama_stats: Any) -> None:
+    stats = llama_stats(3, lod_m7=[1.0, 2.0, 3.0], mean_abs=[3.0, 1.0, 2.0])
+    factors = {"lod_m7": 1 / 3, "mean_abs": 1e-3 + 1e-10}
+    text = ",".join(f"{name}={factor!r}" for name, factor in factors.items())
+    one, other = (
+        schedule("blend", stats, metric=metric, expected_active=1) for metric in (factors, text)
+    )
+    assert one == other
+    for bad in (["lod_m7"], {"lod_m7": "much"}):
+        with pytest.raises(UsageError, match="blend"):
+            schedule("blend", stats, metric=bad, expected_active=1)  # type: ignore[arg-type]
 
 
 def test_low_rank_and_model() -> None:

@@ -167,7 +167,7 @@ def test_water_filling_after_every_step_is_unchanged(llama_stats: Stats) -> None
         ({"rule": "lisa-theory"}, "needs two measurements"),
         ({"rule": "lisa-theory", "stats": [1.0, 2], "full": [1.0]}, "2 layers, the full ones 1"),
         ({"rule": "lisa-theory", "stats": [1.0], "full": [0.0]}, "layer 0 is 0; a norm must be"),
-        ({"rule": "lisa-theory", "full": [1.0] * 3}, "unknown metric 'lora_updated_norm'"),
+        ({"rule": "lisa-theory", "full": [1.0] * 3}, "no column 'lora_updated_norm' .* --adapter"),
         ({"rule": "metric", "temperature": 0}, "temperature must be above 0"),
         ({"rule": "metric", "temperature": math.nan}, "temperature must be above 0"),
         ({"rule": "metric", "floor": -0.1}, "floor must be from 0 to .* = 0.333"),

@@ -172,20 +172,33 @@ def test_config_survives_json() -> None:
     assert replace(settings, lr=1.0) != settings
 
 
+def test_settings_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": "m", "data": "d", "out": "o", "method": "lisa", "steps": 3}
+    paths = TrainConfig(**settings | {"model": Path("m"), "schedule": Path("s.json")})
+    json.dumps(paths.to_dict())
+    for name, value in {"steps": 2.5, "batch_size": 1.5, "lr": "1e-3", "rank": True}.items():
+        with pytest.raises(LayerstatsError, match=f"{name} must be a .*number"):
+            TrainConfig(**settings | {name: value})
+    with pytest.raises(LayerstatsError, match=r"unknown dtype torch.float32"):
+        TrainConfig(**settings | {"dtype": torch.float32})
+    with pytest.raises(LayerstatsError, match="settings are missing: data, out, method"):
+        TrainConfig.from_dict({"model": "m"})
+
+
 def test_keys_of_another_form_are_answered_with_the_forms_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alpaca = tmp_path / "alpaca.jsonl"
-    alpaca.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
-    words = arguments(tmp_path, data=alpaca)
+    sharegpt = tmp_path / "sharegpt.jsonl"
+    sharegpt.write_text('{"conversations": [{"from": "human", "value": "a"}]}\n')
+    words = arguments(tmp_path, data=sharegpt)
     assert command(words) == 2
     err = capsys.readouterr().err
-    assert f"(1 bad line, {alpaca}:1: keys are 'input', 'instruction', 'output'; give one of" in err
+    assert f"(1 bad line, {sharegpt}:1: keys are 'conversations'; give one of" in err
     assert err.count(FORMS) == err.count("text |") == 1
-    alpaca.write_text("not json\n" * 2)
+    sharegpt.write_text("not json\n" * 2)
     assert command(words) == 2
     err = capsys.readouterr().err
-    assert f"2 bad lines, the first {alpaca}:1: not JSON" in err
+    assert f"2 bad lines, the first {sharegpt}:1: not JSON" in err
     assert err.count(FORMS) == 1
 
 
