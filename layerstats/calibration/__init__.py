@@ -21,7 +21,7 @@ __all__ = ["ActivationNorms", "calibrate"]
 
 
 def calibrate(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     tokens: str | Path,
     *,
     samples: int = 128,
@@ -42,7 +42,7 @@ def calibrate(
     Parameters
     ----------
     checkpoint
-        From `open_checkpoint`, with config.json and tokenizer beside the weights.
+        From `open_checkpoint`, or its path, with config.json and tokenizer beside the weights.
     tokens
         A UTF-8 text file. It is tokenised whole, without special tokens, and cut into consecutive
         windows.
@@ -91,7 +91,10 @@ def calibrate(
     is `tokens` that differ.
     """
     from layerstats.calibration.run import calibrate_with
+    from layerstats.checkpoint.reader import open_checkpoint
 
+    if isinstance(checkpoint, str | Path):
+        checkpoint = open_checkpoint(checkpoint)
     return calibrate_with(
         checkpoint,
         Path(tokens),

@@ -65,6 +65,8 @@ def fit_budget(
 ) -> list[Fit]:
     """Find the runs whose estimated reserved bytes are within a budget, best first.
 
+    What cannot be run, such as a rank above the model's width, does not fit.
+
     For each method, rank, sequence length and batch size the number of layers that fits while one
     more does not.
     The order: more layers that train in a step, then more tokens in a micro-batch, then more
@@ -92,7 +94,7 @@ def fit_budget(
     Raises
     ------
     UsageError
-        The budget is not above 0, or a setting is not allowed.
+        The budget is not above 0, or a setting is not allowed in any of the runs.
 
     Examples
     --------
@@ -118,11 +120,19 @@ def fit_budget(
     ]
     sizes = sorted(itertools.product(seq_lens, batch_sizes))
     found: list[Fit] = []
+    refused: list[UsageError] = []
     for number, (kind, size) in enumerate(itertools.product(kinds, sizes)):
         if progress is not None:
             progress("simulate", number, len(kinds) * len(sizes))
-        if (fit := search.largest(*kind, *size)) is not None:
+        try:
+            fit = search.largest(*kind, *size)
+        except UsageError as error:  # such as a rank above what the model's matrices have
+            refused.append(error)
+            continue
+        if fit is not None:
             found.append(fit)
+    if refused and not found:
+        raise refused[0]
     return sorted((one for one in found if not _is_beaten(one, found)), key=_order)
 
 

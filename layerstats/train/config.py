@@ -235,6 +235,8 @@ class TrainConfig:
     def _check_numbers(self) -> None:
         """Refuse numbers outside their range."""
         for name in (*_AT_LEAST, *_ABOVE_ZERO):
+            if hasattr(getattr(self, name), "item"):  # NumPy's numbers, which JSON does not take
+                object.__setattr__(self, name, getattr(self, name).item())
             _check_number(name, getattr(self, name))
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)

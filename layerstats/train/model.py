@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ def make_schedule(config: TrainConfig, num_layers: int) -> Schedule | None:
             f"{num_layers}; make one from this model's statistics"
         )
         raise UsageError(msg)
+    if config.always_active is not None:
+        made = replace(made, always_active=config.always_active)
     return made
 
 

@@ -22,7 +22,7 @@ EXACT = 1e-12
 
 
 def measured(directory: Path, text: Path, **options: object) -> ActivationNorms:
-    return calibrate(open_checkpoint(directory), text, samples=SAMPLES, seq_len=SEQ_LEN, **options)  # type: ignore[arg-type]
+    return calibrate(directory, text, samples=SAMPLES, seq_len=SEQ_LEN, **options)  # type: ignore[arg-type]
 
 
 def assert_equals_full_model(

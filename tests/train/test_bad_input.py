@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from layerstats.cli import run as command
 from layerstats.errors import LayerstatsError
+from layerstats.schedules import Schedule
 from layerstats.schedules import schedule as build
 from layerstats.train import TrainConfig, train
 from layerstats.train import loop as loop_module
@@ -172,10 +174,26 @@ def test_config_survives_json() -> None:
     assert replace(settings, lr=1.0) != settings
 
 
+def test_the_runs_own_schedule_says_what_was_always_active(tmp_path: Path) -> None:
+    made = build("lisa", num_layers=LAYERS, expected_active=2, always_active=("norm",))
+    made.save(tmp_path / "made.json")
+    settings = config(tmp_path, "lisa", steps=2)
+    settings = replace(
+        settings, schedule=str(tmp_path / "made.json"), always_active=("embed",), steps=2
+    )
+    train(settings)
+    kept = Schedule.from_json(Path(settings.out) / "schedule.json")
+    assert kept.always_active == ("embed",)
+    assert kept.probabilities == made.probabilities
+
+
 def test_settings_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": "m", "data": "d", "out": "o", "method": "lisa", "steps": 3}
     paths = TrainConfig(**settings | {"model": Path("m"), "schedule": Path("s.json")})
     json.dumps(paths.to_dict())
+    numbers = TrainConfig(**settings | {"steps": np.int64(3), "lr": np.float32(0.5)})
+    assert numbers == TrainConfig(**settings | {"lr": 0.5})
+    json.dumps(numbers.to_dict())
     for name, value in {"steps": 2.5, "batch_size": 1.5, "lr": "1e-3", "rank": True}.items():
         with pytest.raises(LayerstatsError, match=f"{name} must be a .*number"):
             TrainConfig(**settings | {name: value})

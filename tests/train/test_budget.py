@@ -156,3 +156,12 @@ def test_what_concerns_whom() -> None:
         assert concerns(method, "seq_len")
         assert concerns(method, "expected_active") == method.startswith(("lisa", "owlore"))
         assert concerns(method, "rank") == (method in ("galore", "owlore", "lora"))
+
+
+def test_a_rank_that_no_matrix_has_does_not_stand_in_the_way_of_others(tiny: Any) -> None:
+    found = fit_budget(
+        tiny, 1e9, methods=["lisa", "owlore"], ranks=[4096], seq_lens=[8], batch_sizes=[1]
+    )
+    assert {run.method for run in found} == {"lisa"}
+    with pytest.raises(UsageError, match="rank 4096"):
+        fit_budget(tiny, 1e9, methods=["owlore"], ranks=[4096], seq_lens=[8], batch_sizes=[1])
