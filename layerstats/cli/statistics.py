@@ -158,8 +158,10 @@ def _remarks(stats: LayerStats, problems: list[dict[str, str]], *, verdicts: boo
             f"{seen['samples_asked']} were asked for (--samples)"
         )
     if idle := seen.get("matrices_without_tokens", 0):
-        note(f"{idle} matrices of experts saw no token of the text: none of their weights can be")
-        note("an outlier, and the LOD of their blocks is too low; take a longer text")
+        note(
+            f"{idle} matrices of experts saw no token: none of their weights can be an outlier, "
+            "and the LOD of their blocks is too low; take a longer text"
+        )
     for problem in problems[:10]:
         note(f"not measured: {problem['name']}: {problem['reason']}")
     if len(problems) > 10:

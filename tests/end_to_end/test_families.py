@@ -28,10 +28,26 @@ def test_a_text_of_fewer_windows_is_told(
     text.write_text(TEXT, encoding="utf-8")
     command = ["measure", str(folder), "--metrics", "lod", "--tokens", str(text), "--seq-len", "24"]
     assert run([*command, "--samples", "6"]) == 0
-    assert "asked for" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "asked for" not in said
+    assert "experts" not in said
     assert run(command) == 0
     said = f"the text gives {len(TEXT) // 24} windows of 24 tokens; 128 were asked for (--samples)"
     assert said in capsys.readouterr().err
+
+
+def test_experts_that_no_token_reached_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_family("mixtral", tmp_path / "mixtral")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    command = ["measure", str(folder), "--metrics", "lod", "--tokens", str(text), "--samples", "1"]
+    assert run([*command, "--seq-len", "1"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(
+        r"\d+ matrices of experts saw no token: .* LOD of their blocks is too low", said
+    )
 
 
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
