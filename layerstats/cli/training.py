@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-#: Option -> who trains or how (`layerstats.train.config.METHODS`) where it says something.
-_GOES_WITH = {
+#: Option -> who trains, how, or True for methods that need scores
+#: (`layerstats.train.config.METHODS`), where it says something.
+_GOES_WITH: dict[str, tuple[str | bool, ...]] = {
+    **dict.fromkeys(("stats", "metric"), (True,)),
     "rank": ("galore", "adapters"),
     **dict.fromkeys(("update_interval", "scale", "projection", "moments"), ("galore",)),
     **dict.fromkeys(("lora_alpha", "lora_dropout", "lora_targets"), ("adapters",)),
@@ -26,7 +28,6 @@ _GOES_WITH = {
             "expected_active",
             "interval_steps",
             "sampling",
-            "metric",
             "state",
             "activation_warmup_steps",
             "correct_lr_after_reset",
@@ -188,12 +189,12 @@ def _check_idle(given: Mapping[str, Any]) -> None:
     """Refuse options that the run would never look at."""
     from layerstats.train.config import METHODS
 
-    method = METHODS.get(given.get("method", ""))
-    kinds = {method.who, method.how} if method is not None else set()
+    kinds = {name: {one.who, one.how, one.needs_scores} for name, one in METHODS.items()}
+    mine = kinds.get(given.get("method", ""))
     for name in given:
         wanted = _GOES_WITH.get(name)
-        if method is not None and wanted is not None and not kinds & set(wanted):
-            able = [other for other, one in METHODS.items() if {one.who, one.how} & set(wanted)]
+        if mine is not None and wanted is not None and not mine & set(wanted):
+            able = [other for other, kind in kinds.items() if kind & set(wanted)]
             msg = f"{_option(name)} goes with {', '.join(able)}, not with {given['method']}"
             raise UsageError(msg)
     idle = [_option(name) for name in _WITHOUT_SCHEDULE if name in given]

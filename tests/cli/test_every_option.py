@@ -148,6 +148,7 @@ def test_train_lora_and_memory(folder: Path, capsys: pytest.CaptureFixture[str])
         ("memory /model --budget 1GB rank=1,2", "leave rank=1,2 out"),
         ("train /model --method full --rank 8", "--rank goes with lora, galore, owlore, not with"),
         ("train /model --method full --state keep", "not with full"),
+        ("train /model --method lisa --stats /scores.txt", "owlore-full, owlore, not with lisa"),
         ("train /model --method lisa --lora-alpha 3", "--lora-alpha goes with lora, not with lisa"),
         (
             "train /model --method lisa --schedule /made.json --expected-active 5",
