@@ -17,6 +17,7 @@ __all__ = [
     "as_numbers",
     "emit_json",
     "note",
+    "option",
     "print_table",
     "progress_bar",
     "typed",
@@ -37,10 +38,15 @@ def typed(context: typer.Context, *names: str) -> list[str]:
     """Return those of a command's options that were typed, as `--name`."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return [
-        f"--{name.replace('_', '-')}"
+        option(name)
         for name, source in sources.items()
         if source is not None and source.name == "COMMANDLINE"
     ]
+
+
+def option(name: str) -> str:
+    """Return how a parameter is typed: seq_len -> --seq-len."""
+    return f"--{name.replace('_', '-')}"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from layerstats.cli.console import amount, as_list, emit_json, note, print_table, progress_bar
+from layerstats.cli.console import (
+    amount,
+    as_list,
+    emit_json,
+    note,
+    option,
+    print_table,
+    progress_bar,
+)
 from layerstats.errors import UsageError
 
 if TYPE_CHECKING:
@@ -195,19 +203,15 @@ def _check_idle(given: Mapping[str, Any]) -> None:
         wanted = _GOES_WITH.get(name)
         if mine is not None and wanted is not None and not mine & set(wanted):
             able = [other for other, kind in kinds.items() if kind & set(wanted)]
-            msg = f"{_option(name)} goes with {', '.join(able)}, not with {given['method']}"
+            msg = f"{option(name)} goes with {', '.join(able)}, not with {given['method']}"
             raise UsageError(msg)
-    idle = [_option(name) for name in _WITHOUT_SCHEDULE if name in given]
+    idle = [option(name) for name in _WITHOUT_SCHEDULE if name in given]
     if "schedule" in given and idle:
         msg = f"{', '.join(idle)} are for a schedule made here; --schedule has its own"
         raise UsageError(msg)
     if "eval_every" in given and not {"validation", "validation_fraction"} & given.keys():
         msg = "--eval-every needs held-out data: give --validation or --validation-fraction"
         raise UsageError(msg)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _ranks(text: str) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from layerstats.numerics.spectrum import MatrixError, column_pieces, eigenvalues
+from layerstats.numerics.spectrum import MatrixError, as_wide, column_pieces, eigenvalues
 from layerstats.numerics.symmetric import add_product, zero_matrix
 
 __all__ = ["approximate_spectrum"]
@@ -66,7 +66,7 @@ def approximate_spectrum(
     >>> values.tolist(), bool((errors < 1e-5).all())
     ([4.0, 9.0], True)
     """
-    wide = weight.detach() if weight.shape[0] <= weight.shape[1] else weight.detach().T
+    wide = as_wide(weight)
     gram = zero_matrix(len(wide), np.float32)
     diagonal = np.zeros(len(wide))
     for piece, by_rows in column_pieces(wide, torch.float32):

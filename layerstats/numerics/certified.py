@@ -199,7 +199,7 @@ def _certified_values(weight: torch.Tensor, question: _Question) -> NDArray[np.f
     """Return float32 eigenvalues from which all fits are certain, or raise `Doubt`."""
     try:
         values, errors = approximate_spectrum(weight)
-    except MatrixError as error:  # float64 will say what is wrong, if anything is
+    except (MatrixError, np.linalg.LinAlgError) as error:  # float64 will say what is wrong
         raise Doubt(str(error)) from None
     _Certificate(values, errors).check(question)
     return values

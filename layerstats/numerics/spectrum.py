@@ -75,7 +75,7 @@ def esd(weight: torch.Tensor) -> NDArray[np.float64]:
     [4.0, 9.0]
     """
     check_matrix(weight)
-    wide = weight.detach() if weight.shape[0] <= weight.shape[1] else weight.detach().T
+    wide = as_wide(weight)
     with torch.no_grad():
         gram = _gram_cpu(wide) if weight.device.type == "cpu" else _gram_torch(wide)
         diagonal = (
@@ -169,6 +169,11 @@ def _largest(evals: NDArray[np.float64]) -> float:
         msg = "no eigenvalues given"
         raise MatrixError(msg)
     return float(evals.max())
+
+
+def as_wide(weight: torch.Tensor) -> torch.Tensor:
+    """Return a matrix or its transpose, whichever has no more rows than columns."""
+    return weight.detach() if weight.shape[0] <= weight.shape[1] else weight.detach().T
 
 
 def column_pieces(wide: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[NDArray[Any], bool]]:

@@ -20,12 +20,16 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 WINDOWS, SEQ_LEN = 6, 24
 
 
+def model_and_text(family: str, folder: Path) -> tuple[Path, Path]:
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    return make_family(family, folder / family), text
+
+
 def test_a_text_of_fewer_windows_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make_family("llama", tmp_path / "llama")
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
+    folder, text = model_and_text("llama", tmp_path)
     command = ["measure", str(folder), "--metrics", "lod", "--tokens", str(text), "--seq-len", "24"]
     assert run([*command, "--samples", "6"]) == 0
     said = capsys.readouterr().err
@@ -39,9 +43,7 @@ def test_a_text_of_fewer_windows_is_told(
 def test_experts_that_no_token_reached_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make_family("mixtral", tmp_path / "mixtral")
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
+    folder, text = model_and_text("mixtral", tmp_path)
     command = ["measure", str(folder), "--metrics", "lod", "--tokens", str(text), "--samples", "1"]
     assert run([*command, "--seq-len", "1"]) == 0
     said = capsys.readouterr().err
@@ -52,9 +54,7 @@ def test_experts_that_no_token_reached_are_told(
 
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
 def test_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_family(family, tmp_path / family)
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
+    folder, text = model_and_text(family, tmp_path)
     assert run(["inspect", str(folder), "--json"]) == 0
     page = json.loads(capsys.readouterr().out)
     assert page["num_layers"] == 4
